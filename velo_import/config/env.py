@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every VELO_* variable, once: its name, what it means, what it takes. Leaves reading them to those who use them.
+
+The README's table is generated from here (`python -m velo_import.config.env`) and a test compares the two.
+The hook cannot import this file, so it repeats the names; a test compares those as well.
+"""
+
+from typing import NamedTuple
+
+
+class Variable(NamedTuple):
+    """One variable that users and scripts may rely on."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+HOME = "VELO_HOME"
+MANIFEST = "VELO_MANIFEST"
+DISABLE = "VELO_DISABLE"
+CHECK = "VELO_CHECK"
+VERIFY = "VELO_VERIFY"
+READONLY = "VELO_READONLY"
+LOG = "VELO_LOG"
+TRACE = "VELO_TRACE"
+STATS = "VELO_STATS"
+NO_PROGRESS = "VELO_NO_PROGRESS"
+
+VARIABLES = (
+    Variable(HOME, "folder", "where the store is; default: `velo` below the user's cache folder"),
+    Variable(MANIFEST, "file", "a manifest to consult first, as `velo run --manifest` does"),
+    Variable(DISABLE, "`1`", "switches all of Velo off: programs run as if it were not installed"),
+    Variable(
+        CHECK,
+        "`auto`, `stat`, `root`, `none`",
+        "how freshness is checked: every file used, once per root, or never; `auto` asks the file system",
+    ),
+    Variable(VERIFY, "`1`", "hash every piece of bytecode again before it is used"),
+    Variable(READONLY, "`1`", "use what the store has; learn and write nothing"),
+    Variable(LOG, "`1` or file", "one line per decision of the hook, on stderr or appended to the file"),
+    Variable(TRACE, "file", "append the order in which modules were asked for"),
+    Variable(
+        STATS, "`1` or file", "one JSON object per process at its exit, on stderr or appended to the file"
+    ),
+    Variable(NO_PROGRESS, "`1`", "no progress display, even on a terminal"),
+)
+
+
+def table() -> str:
+    """The README's table, in Markdown."""
+    lines = ["| variable | value | meaning |", "| --- | --- | --- |"]
+    lines += [f"| `{variable.name}` | {variable.value} | {variable.meaning} |" for variable in VARIABLES]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(table() + "\n")

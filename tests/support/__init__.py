@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user stories stand on: interpreters, trees, plain and accelerated runs. No assertions about Velo itself."""

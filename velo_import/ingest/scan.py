@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is on disk: folders, their files and the stamps of both, as one walk saw them.
+
+Knows names, stamps and where the areas of an environment (standard library, site-packages, projects) begin and
+end; reads no file and judges no content. Folders behind symbolic links are named and not entered: that ends
+loops, and keeps a link to `/` from becoming the whole machine. The surprise: a walk may sleep for a moment,
+because a stamp taken within a clock tick of a change could not tell the next change from none.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from velo_import.format.manifest import SITE, STDLIB, TREE
+
+# A file changed at most this long before we looked may change again without getting another time. Kernels stamp
+# with the last timer tick (up to 10 ms old); file systems without nanoseconds with the second, FAT with two.
+FINE_TICK_NS = 50_000_000
+COARSE_TICK_NS = 2_100_000_000
+ROUNDS = 4  # How often a folder that keeps changing is looked at again.
+
+CACHE = "__pycache__"
+# Not entered below the standard library: other people's packages, and tests that no program imports.
+STDLIB_SKIPS = frozenset({"site-packages", "dist-packages"})
+STDLIB_TESTS = ("test", "idlelib/idle_test", "lib2to3/tests", "tkinter/test")
+# Not entered below a project: histories, caches and other languages' packages.
+TREE_SKIPS = frozenset(
+    {".git", ".hg", ".svn", ".bzr", ".tox", ".nox", ".cache", ".eggs", ".idea", ".vscode", "node_modules"}
+    | {".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".ipynb_checkpoints", ".direnv", ".pixi"}
+)
+SLOW_WALKERS = 16  # Requests in flight on a network file system, where each costs a round trip.
+
+
+class FileEntry(NamedTuple):
+    """One regular file; for a symbolic link to one, what the link leads to."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    ino: int
+    mode: int
+    is_link: bool
+
+
+class Area(NamedTuple):
+    """A folder to walk and what it is: a root of one of the manifest's kinds, or (None) merely files to keep."""
+
+    path: str
+    kind: int | None
+
+
+class Folder(NamedTuple):
+    """One folder's listing with the stamp it had before it was listed."""
+
+    path: str
+    mtime_ns: int
+    ctime_ns: int
+    ino: int
+    mode: int
+    files: tuple[FileEntry, ...]
+    folders: tuple[str, ...]
+    links: tuple[str, ...]  # Symbolic links that lead to folders; they are not entered.
+    others: tuple[str, ...]  # Broken links, sockets, pipes: names that count in a listing, without content.
+    area: int = -1
+    importable: bool = False  # May be a package path: below a root, and no dot in any name on the way.
+
+    def names(self) -> list[str]:
+        """Everything the listing holds, as the standard finder sees it."""
+        return [*(entry.name for entry in self.files), *self.folders, *self.links, *self.others]
+
+
+class Trouble(NamedTuple):
+    """A path that could not be used, and why."""
+
+    path: str
+    reason: str
+
+
+class Scan(NamedTuple):
+    """One walk over several areas; every folder appears once, in the innermost area that holds it."""
+
+    areas: tuple[Area, ...]
+    folders: tuple[Folder, ...]
+    unreadable: tuple[Trouble, ...]
+    unsettled: tuple[str, ...]  # Folders that kept changing while we looked; they are left out.
+    skipped: int  # Folders not entered by rule.
+
+    def file_count(self) -> int:
+        return sum(len(folder.files) for folder in self.folders)
+
+    def fingerprint_source(self) -> bytes:
+        """Bytes that are equal exactly when two scans saw the same paths, names and stamps."""
+        flat: list[object] = [len(self.areas)]
+        for area in self.areas:
+            flat.extend(area)
+        for folder in self.folders:
+            flat += (folder.path, folder.mtime_ns, folder.ctime_ns, folder.ino, folder.area, len(folder.files))
+            for entry in folder.files:
+                flat += entry
+        for trouble in self.unreadable:
+            flat += trouble
+        flat += self.unsettled
+        # Version 2 writes no back references, so equal values give equal bytes; it is the fastest there is.
+        return marshal.dumps(flat, 2)
+
+
+def area_kind(path: str, stdlib: Iterable[str]) -> int:
+    """What a search-path folder is: the standard library, installed packages, or somebody's tree."""
+    if path in stdlib:
+        return STDLIB
+    if os.path.basename(path) in STDLIB_SKIPS:
+        return SITE
+    return TREE
+
+
+def list_folder(path: str) -> Folder:
+    """List one folder.
+
+    Raises:
+        OSError: it cannot be read, is gone, or is no folder.
+    """
+    status = os.stat(path)
+    files: list[FileEntry] = []
+    folders: list[str] = []
+    links: list[str] = []
+    others: list[str] = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = entry.name
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(name)
+                continue
+            is_link = entry.is_symlink()
+            try:
+                found = entry.stat()
+            except OSError:  # A link that leads nowhere or round in circles, or a file that has just gone.
+                others.append(name)
+                continue
+            if stat.S_ISREG(found.st_mode):
+                files.append(
+                    FileEntry(
+                        name,
+                        found.st_size,
+                        found.st_mtime_ns,
+                        found.st_ctime_ns,
+                        found.st_ino,
+                        found.st_mode,
+                        is_link,
+                    )
+                )
+            elif is_link and stat.S_ISDIR(found.st_mode):
+                links.append(name)
+            else:
+                others.append(name)
+    # The order of a listing is the file system's own; sorted, two scans of one tree are equal.
+    files.sort()
+    folders.sort()
+    links.sort()
+    others.sort()
+    return Folder(
+        path,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_ino,
+        status.st_mode,
+        tuple(files),
+        tuple(folders),
+        tuple(links),
+        tuple(others),
+    )
+
+
+def settles_at(folder: Folder, now_ns: int) -> int:
+    """When the folder's stamps can be trusted, in nanoseconds; `now_ns` or earlier means they can.
+
+    Every change sets the change time, which no program can choose, so it alone decides.
+    """
+    latest = folder.ctime_ns
+    for entry in folder.files:
+        if entry.ctime_ns > latest:
+            latest = entry.ctime_ns
+    if latest + COARSE_TICK_NS <= now_ns:
+        return 0
+    return max(
+        ctime + (FINE_TICK_NS if ctime % 1_000_000_000 else COARSE_TICK_NS)
+        for ctime in (folder.ctime_ns, *(entry.ctime_ns for entry in folder.files))
+    )
+
+
+def scan(
+    areas: Sequence[Area],
+    *,
+    slow: bool = False,
+    recursive: bool = True,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Scan:
+    """Walk the areas. `slow` keeps many requests in flight (network file systems); `recursive` goes below them."""
+    walk = _Walk(tuple(dict.fromkeys(areas)), recursive)
+    if slow:
+        with ThreadPoolExecutor(SLOW_WALKERS) as pool:
+            walk.run(lambda paths: list(pool.map(_try_list, paths)), sleep)
+    else:
+        walk.run(lambda paths: map(_try_list, paths), sleep)
+    return walk.result()
+
+
+_Listing = tuple[int, "Folder | OSError"]  # When it was begun, and what came of it.
+
+
+def _try_list(path: str) -> _Listing:
+    began = time.time_ns()
+    try:
+        return began, list_folder(path)
+    except OSError as error:
+        return began, error
+
+
+class _Walk:
+    """The state of one walk: what is done, and what is still to be listed (path -> area, importable)."""
+
+    def __init__(self, areas: tuple[Area, ...], recursive: bool) -> None:
+        self.areas = areas
+        self.recursive = recursive
+        self.starts = {area.path: index for index, area in enumerate(areas)}
+        self.seen: set[str] = set()
+        self.done: list[Folder] = []
+        self.unreadable: list[Trouble] = []
+        self.unsettled: list[str] = []
+        self.skipped = 0
+
+    def run(self, listings: Callable[[list[str]], Iterable[_Listing]], sleep: Callable[[float], None]) -> None:
+        # Shorter paths first: an area inside another one is met on the way, and belongs to itself.
+        for area in sorted(self.areas, key=lambda area: len(area.path)):
+            if area.path not in self.seen:
+                todo = {area.path: (self.starts[area.path], area.kind is not None)}
+                self._run_one(todo, listings, sleep)
+
+    def _run_one(
+        self,
+        todo: dict[str, tuple[int, bool]],
+        listings: Callable[[list[str]], Iterable[_Listing]],
+        sleep: Callable[[float], None],
+    ) -> None:
+        waiting: dict[str, tuple[int, bool]] = {}
+        settled_by = 0
+        rounds = 0
+        while todo or waiting:
+            if not todo:
+                rounds += 1
+                delay = settled_by - time.time_ns()
+                if rounds > ROUNDS or delay > 2 * COARSE_TICK_NS:  # The latter: a clock that was set back.
+                    self.unsettled += waiting
+                    return
+                sleep(max(delay, 0) / 1e9)
+                todo, waiting, settled_by = waiting, {}, 0
+            self.seen.update(todo)
+            following: dict[str, tuple[int, bool]] = {}
+            for path, (began, listed) in zip(todo, listings(list(todo))):
+                area, importable = todo[path]
+                if isinstance(listed, OSError):
+                    self.unreadable.append(Trouble(path, listed.strerror or type(listed).__name__))
+                    continue
+                ready = settles_at(listed, began)
+                if ready > began:
+                    waiting[path] = area, importable
+                    settled_by = max(settled_by, ready)
+                    continue
+                self.done.append(listed._replace(area=area, importable=importable))
+                if self.recursive:
+                    self._add_children(listed, area, importable, following)
+            todo = following
+
+    def _add_children(
+        self, folder: Folder, area: int, importable: bool, following: dict[str, tuple[int, bool]]
+    ) -> None:
+        parent = folder.path.rstrip("/")
+        kind = self.areas[area].kind
+        for name in folder.folders:
+            path = f"{parent}/{name}"
+            own = self.starts.get(path)
+            if own is not None:
+                following[path] = own, self.areas[own].kind is not None
+            elif name == CACHE:
+                continue
+            elif self._is_skipped(path, name, area, kind):
+                self.skipped += 1
+            else:
+                following[path] = area, importable and "." not in name
+
+    def _is_skipped(self, path: str, name: str, area: int, kind: int | None) -> bool:
+        if kind == STDLIB:
+            below = path[len(self.areas[area].path) + 1 :]
+            return name in STDLIB_SKIPS or below in STDLIB_TESTS
+        if kind == TREE:
+            # A virtual environment inside a project belongs to its own interpreter.
+            return name in TREE_SKIPS or os.path.lexists(f"{path}/pyvenv.cfg")
+        return False
+
+    def result(self) -> Scan:
+        return Scan(
+            self.areas,
+            tuple(self.done),
+            tuple(self.unreadable),
+            tuple(self.unsettled),
+            self.skipped,
+        )

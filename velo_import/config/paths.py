@@ -75,6 +75,7 @@ def _names_us(path: str) -> bool:
     """Whether a pyproject.toml can hold a [tool.velo] table: most do not, and parsing TOML costs 15 ms."""
     try:
         with open(path, "rb") as file:
-            return b"velo" in file.read()
+            text = file.read()
     except OSError:
         return False
+    return b"tool.velo" in text or (b"[tool]" in text and b"velo" in text)

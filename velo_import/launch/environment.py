@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The environment of an accelerated program, from the one it would have had. A pure function: no clock, no files.
+
+The surprise: an empty entry of PYTHONPATH means the current folder, so no separator may be left dangling, and none
+that the user left dangling may be lost.
+"""
+
+import os
+from collections.abc import Mapping
+
+
+def child_environment(
+    environ: Mapping[str, str],
+    *,
+    injection_folder: str,
+    home: str,
+    manifest: str = "",
+    check: str = "",
+    learn: bool = True,
+) -> dict[str, str]:
+    """What the child gets. Applied twice it changes nothing; with VELO_DISABLE set it changes nothing at all."""
+    child = dict(environ)
+    if is_disabled(environ) or not can_inject(injection_folder):
+        return child
+    child["PYTHONPATH"] = python_path(environ.get("PYTHONPATH", ""), injection_folder)
+    # Absolute, because children may start elsewhere.
+    child["VELO_HOME"] = os.path.abspath(home)
+    if manifest or child.get("VELO_MANIFEST"):
+        child["VELO_MANIFEST"] = os.path.abspath(manifest or child["VELO_MANIFEST"])
+    if check:
+        child["VELO_CHECK"] = check
+    if not learn and not child.get("VELO_READONLY"):
+        child["VELO_READONLY"] = "1"
+    return child
+
+
+def is_disabled(environ: Mapping[str, str]) -> bool:
+    """Whether VELO_DISABLE switches everything off; the hook reads it in the same way."""
+    return environ.get("VELO_DISABLE", "0") not in ("", "0")
+
+
+def changes(environ: Mapping[str, str], child: Mapping[str, str]) -> dict[str, str]:
+    """The variables to set to get from one environment to the other."""
+    return {name: value for name, value in child.items() if environ.get(name) != value}
+
+
+def can_inject(folder: str) -> bool:
+    """PYTHONPATH has no way to name a folder with a separator in its name."""
+    return os.pathsep not in folder
+
+
+def python_path(existing: str, folder: str) -> str:
+    """`existing` with `folder` first, once; everything else stays as the user wrote it."""
+    if not existing:  # CPython treats an empty PYTHONPATH as unset.
+        return folder
+    entries = existing.split(os.pathsep)
+    if folder not in entries:
+        return folder + os.pathsep + existing
+    return os.pathsep.join([folder] + [entry for entry in entries if entry != folder])

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a program needs to find Velo: the folder with our `sitecustomize`, and the command that learns.
+
+Knows where both are in an installation and in a checkout. Leaves everything in the store but `run/learner` to the
+store's own modules, which cost 40 ms to import: `velo run` cannot wait for them.
+"""
+
+import os
+import sys
+
+# What a store may hold beside VERSION; a folder with anything else in it is not ours to write to.
+_MAY_PRECEDE_VERSION = {"run", "cas_store", "packs", "meta.db", "manifests", "pool", "tenants"}
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def injection_folder() -> str:
+    """The folder that PYTHONPATH gets: `velo_import/_inject` when installed, `sitecustomize/` in a checkout."""
+    installed = os.path.join(_PACKAGE, "_inject")
+    if os.path.isfile(os.path.join(installed, "sitecustomize.py")):
+        return installed
+    return os.path.join(os.path.dirname(_PACKAGE), "sitecustomize")
+
+
+def learner_command() -> list[str]:
+    """How a detached process learns. `-I`: nothing of the program's environment may change what it does."""
+    parent = os.path.dirname(_PACKAGE)
+    # -I hides checkouts, user installations and PYTHONPATH, so the command says where Velo is. A checkout goes first
+    # (it may differ from an installed Velo), a site-packages folder last (it may shadow the standard library).
+    place = "len(sys.path)" if parent.endswith(("site-packages", "dist-packages")) else "0"
+    code = (
+        "import sys; folder = sys.argv[1]; "
+        f"folder in sys.path or sys.path.insert({place}, folder); "
+        "from velo_import.__main__ import main; sys.exit(main(sys.argv[2:]))"
+    )
+    return [sys.executable, "-I", "-c", code, parent, "learn"]
+
+
+def prepare(home: str) -> bool:
+    """Write `run/learner` so that programs can learn. False when that cannot be: they run all the same."""
+    wanted = os.fsencode("\0".join(learner_command()))
+    path = os.path.join(home, "run", "learner")
+    try:
+        with open(path, "rb") as file:
+            if file.read() == wanted:
+                return True
+    except OSError:
+        pass
+    if not sys.executable:
+        return False
+    try:
+        return _is_ours(home) and _write(path, wanted)
+    except OSError:
+        return False
+
+
+def _is_ours(home: str) -> bool:
+    """Whether `home` is a store, or may become one. VELO_HOME=~/project must not sow files there."""
+    os.makedirs(os.path.dirname(home), exist_ok=True)
+    try:
+        os.mkdir(home, 0o700)
+    except FileExistsError:
+        names = os.listdir(home)
+        if "VERSION" not in names and any(
+            name not in _MAY_PRECEDE_VERSION and not name.startswith(".tmp-") for name in names
+        ):
+            return False
+    status = os.stat(home)
+    # The same rule as the hook's: code is taken only from a folder that nobody else can write to.
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
+def _write(path: str, data: bytes) -> bool:
+    folder = os.path.dirname(path)
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        pass
+    temporary = os.path.join(folder, f".tmp-{os.getpid()}-learner")
+    try:
+        with open(temporary, "wb", opener=_private) as file:
+            file.write(data)
+        os.rename(temporary, path)
+    except OSError:
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass
+        raise
+    return True
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

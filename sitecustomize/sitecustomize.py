@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Velo's entry point into a Python program: steps aside, installs the hook, lets the next sitecustomize speak.
+
+Any Python may meet this file through PYTHONPATH, so it must parse and stay silent on all of them, 2.7 included.
+"""
+
+import sys
+
+
+def _velo_boot(folder, home):
+    """Load the hook's code, from the store's compiled copy if it is current, and install it."""
+    import marshal
+    import os
+    import posix
+    from time import perf_counter_ns
+
+    import _frozen_importlib_external as external
+    import _imp
+
+    tag = "%s-%s" % (sys.implementation.cache_tag, external.MAGIC_NUMBER.hex())
+    codes = {}
+    mmap_origin = None
+    try:
+        compiled_path = "%s/run/hook/%s.code" % (home, tag)
+        descriptor = posix.open(compiled_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            status = posix.fstat(descriptor)
+            data = posix.read(descriptor, status.st_size)
+        finally:
+            posix.close(descriptor)
+        is_ours = status.st_uid in (0, posix.geteuid()) and not status.st_mode & 0o022
+        body = memoryview(data)[16:]
+        if is_ours and data[:8] == b"VELOHOOK" and _imp.source_hash(0x56454C4F, body) == data[8:16]:
+            stamps, origin, compiled = marshal.loads(body)
+            if all(_velo_stamp(posix.stat(folder + "/" + name)) == stamp for name, stamp in stamps):
+                codes = compiled
+                mmap_origin = origin
+    except (OSError, ValueError, EOFError, TypeError):
+        pass
+
+    def code_of(name):
+        if name in codes:
+            return marshal.loads(codes[name])
+        with open("%s/%s.py" % (folder, name), "rb") as file:
+            # CPython cuts frames of this file name out of tracebacks that users see.
+            return compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
+
+    def load(name):
+        namespace = {"__name__": "velo_import.hook." + name}
+        exec(code_of(name), namespace)
+        return namespace
+
+    # The hook's modules import each other by name; they are in sys.modules only meanwhile.
+    names = ["velo_import", "velo_import.hook"]
+    before = dict((name, sys.modules.get(name)) for name in names)
+    try:
+        for name in names:
+            sys.modules[name] = type(sys)(name)
+        for name in ("counts", "manifest", "loader", "finder"):
+            full = "velo_import.hook." + name
+            names.append(full)
+            before[full] = sys.modules.get(full)
+            module = sys.modules[full] = type(sys)(full)
+            exec(code_of(name), module.__dict__)
+        load("install")["install"](home, mmap_origin, load, perf_counter_ns)
+    finally:
+        for name in names:
+            if before[name] is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = before[name]
+
+
+def _velo_stamp(status):
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
+def _velo_main(own_file, default_home):
+    """Install the hook if this interpreter is one we know and nobody has switched us off."""
+    if sys.version_info < (3, 11) or sys.implementation.name != "cpython":
+        return
+    from os import environ
+
+    if environ.get("VELO_DISABLE", "0") not in ("", "0") or sys.flags.verbose or "t" in sys.abiflags:
+        return
+    home = environ.get("VELO_HOME") or default_home
+    if not home:
+        cache = environ.get("XDG_CACHE_HOME") or (environ.get("HOME") and environ["HOME"] + "/.cache")
+        home = cache and cache + "/velo"
+    if not home or not home.startswith("/"):
+        return
+    inject = own_file.rpartition("/")[0]
+    parent = inject.rpartition("/")[0]
+    # Installed, this folder is velo_import/_inject; in a checkout it is velo_import's neighbour.
+    folder = parent + ("/hook" if inject.endswith("/_inject") else "/velo_import/hook")
+    _velo_boot(folder, home)
+
+
+if __name__ == "sitecustomize":
+    _velo_self = sys.modules.pop(__name__)  # kept: Python 2 clears a module nobody refers to
+    _velo_file = __file__
+    _velo_folder = _velo_file.rpartition("/")[0]
+    sys.path[:] = [entry for entry in sys.path if entry != _velo_folder]
+    sys.path_importer_cache.pop(_velo_folder, None)
+    try:
+        _velo_main(_velo_file, "")
+    except Exception:
+        pass
+    # Raises ImportError where there is no other: site takes that as "none", and no trace of us is left.
+    import sitecustomize  # noqa: F401
+elif __name__ == "_velo_pth":
+    try:
+        _velo_main(__file__, VELO_HOME_DEFAULT)  # noqa: F821
+    except Exception:
+        pass

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the hook does when the program has ended: one line of statistics if asked, and starting the learner.
+
+Loaded at exit only. The program's results are out by now, but its exit is still waited for: nothing here may
+block, and the learner must hold no descriptor, terminal or process group of the program's.
+"""
+
+import sys
+from os import environ, fsencode
+from posix import (
+    O_CLOEXEC,
+    O_CREAT,
+    O_RDONLY,
+    O_RDWR,
+    POSIX_SPAWN_CLOSE,
+    POSIX_SPAWN_DUP2,
+    POSIX_SPAWN_OPEN,
+    close,
+    fstat,
+    getpid,
+    listdir,
+    lseek,
+    memfd_create,
+    open,
+    posix_spawn,
+    read,
+    write,
+)
+from time import time
+
+from velo_import.hook.counts import Counts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LOCK_DESCRIPTOR = 3
+LONGEST_PAUSE = 12  # powers of two: after twelve fruitless runs the learner is started about once an hour
+
+
+def farewell(home: str, key: str, identity: bytes, counts: Counts) -> None:
+    """Write VELO_STATS if asked; start the learner if it could serve something next time."""
+    target = environ.get("VELO_STATS", "")
+    if target not in ("", "0"):
+        append_statistics(target, counts)
+    if counts.learn and environ.get("VELO_READONLY", "0") in ("", "0"):
+        start_learner(home, key, identity)
+
+
+def append_statistics(target: str, counts: Counts) -> None:
+    """Append one JSON object to the file, or write it to stderr for `1`; in one write, so that lines stay whole."""
+    argv = ", ".join(quoted(argument) for argument in getattr(sys, "orig_argv", sys.argv))
+    reasons = ", ".join(f"{quoted(reason)}: {count}" for reason, count in counts.reasons.items())
+    numbers = ", ".join(
+        f'"{name}": {getattr(counts, name)}'
+        for name in ("served", "deferred", "stale", "native", "errors", "install_us")
+    )
+    line = (
+        f'{{"runtime": "python", "pid": {getpid()}, "version": {quoted(sys.version.split()[0])}, '
+        f'"argv": [{argv}], {numbers}, "learn": {str(counts.learn).lower()}, "reasons": {{{reasons}}}}}\n'
+    )
+    try:
+        if target == "1":
+            write(2, line.encode())
+            return
+        descriptor = open(target, 0o2001 | O_CREAT | O_CLOEXEC, 0o600)  # O_WRONLY | O_APPEND
+        try:
+            write(descriptor, line.encode())
+        finally:
+            close(descriptor)
+    except OSError:
+        pass
+
+
+def quoted(text: str) -> str:
+    """A JSON string, in ASCII."""
+    out = []
+    for character in text:
+        code = ord(character)
+        if character in '"\\':
+            out.append("\\" + character)
+        elif 32 <= code < 127:
+            out.append(character)
+        elif code < 0x10000:
+            out.append(f"\\u{code:04x}")
+        else:
+            code -= 0x10000
+            out.append(f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}")
+    return f'"{"".join(out)}"'
+
+
+def start_learner(home: str, key: str, identity: bytes) -> None:
+    """Start the learner detached, if no other is at work for this environment and the last was not in vain.
+
+    The lock is taken here and inherited by the learner, so that of a hundred programs ending at once exactly
+    one starts a process.
+    """
+    try:
+        command = learner_command(home)
+        lock = open(f"{home}/run/{key}.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+    except OSError:
+        return
+    try:
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status = fstat(lock)
+        # The learner appends a byte to the lock after each fruitless run: wait twice as long each time.
+        if status.st_size and time() - status.st_mtime < 2 ** min(status.st_size, LONGEST_PAUSE):
+            return
+        notes = memfd_create("velo-notes")
+        try:
+            # Through one descriptor that is rewound: what is written here is what the learner reads.
+            data = memoryview(take_notes(key, identity))
+            while data:
+                data = data[write(notes, data) :]
+            lseek(notes, 0, 0)
+            posix_spawn(
+                command[0],
+                command,
+                {**environ, "VELO_DISABLE": "1", "PYTHONPATH": "", "VELO_HOME": home},
+                file_actions=descriptors_for(notes, lock),
+                setsid=True,
+            )
+        finally:
+            close(notes)
+    except OSError:
+        return
+    finally:
+        close(lock)
+
+
+def learner_command(home: str) -> "list[str]":
+    """The learner's argument list, written by `velo` into the store's private folder."""
+    descriptor = open(f"{home}/run/learner", O_RDONLY | O_CLOEXEC)
+    try:
+        text = read(descriptor, 65536).decode(sys.getfilesystemencoding(), "surrogateescape")
+    finally:
+        close(descriptor)
+    return text.rstrip("\0").split("\0")
+
+
+def descriptors_for(notes: int, lock: int) -> "list[tuple[Any, ...]]":
+    """File actions: notes on 0, nothing on 1 and 2, the lock on 3, and every other descriptor closed.
+
+    A job runner waits until the last holder of its pipes is gone; a learner that kept one would be waited for.
+    """
+    actions: "list[tuple[Any, ...]]" = []
+    # Away from the low numbers first, so that no step overwrites what a later one needs.
+    safe_notes, safe_lock = 1022, 1023
+    actions.append((POSIX_SPAWN_DUP2, notes, safe_notes))
+    actions.append((POSIX_SPAWN_DUP2, lock, safe_lock))
+    actions.append((POSIX_SPAWN_DUP2, safe_notes, 0))
+    actions.append((POSIX_SPAWN_OPEN, 1, "/dev/null", O_RDWR, 0))
+    actions.append((POSIX_SPAWN_OPEN, 2, "/dev/null", O_RDWR, 0))
+    actions.append((POSIX_SPAWN_DUP2, safe_lock, LOCK_DESCRIPTOR))
+    open_now = {int(name) for name in listdir("/proc/self/fd") if name.isdigit()}
+    for descriptor in sorted(open_now | {safe_notes, safe_lock}):
+        if descriptor > LOCK_DESCRIPTOR:
+            actions.append((POSIX_SPAWN_CLOSE, descriptor))
+    return actions
+
+
+def take_notes(key: str, identity: bytes) -> bytes:
+    """What the learner has to know: the interpreter, its path, and every module that came from a file."""
+    notes = [
+        "velo-notes 1",
+        f"key={key}",
+        f"executable={sys.executable}",
+        f"prefix={sys.prefix}",
+        f"base_prefix={sys.base_prefix}",
+        f"optimize={sys.flags.optimize}",
+        f"identity={identity.hex()}",
+    ]
+    stdlib = getattr(sys.modules.get("os"), "__file__", None)
+    if isinstance(stdlib, str):
+        notes.append(f"stdlib={stdlib.rpartition('/')[0]}")
+    notes += [f"path={entry}" for entry in sys.path if isinstance(entry, str) and entry.startswith("/")]
+    plain_module = type(sys)
+    for name, module in list(sys.modules.items()):
+        # Only true modules are looked at, and only in their dict: asking a lazy one would run its code.
+        if type(module) is not plain_module or not isinstance(name, str):
+            continue
+        spec = module.__dict__.get("__spec__")
+        origin = getattr(spec, "origin", None)
+        if isinstance(origin, str) and origin.startswith("/") and getattr(spec, "has_location", False):
+            notes.append(f"module={spec.name}\t{origin}")
+    return b"".join(fsencode(note) + b"\0" for note in notes)

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The finder: gives the answer `PathFinder` would give for the current path list, or None.
+
+Walks the path entries in order, as `PathFinder` does. Each entry is a `Folder`: the manifest's table of that
+folder while its stamp holds, a live listing of it (CPython's own method) once it does not. Where other people
+have changed the import system, it answers None and they are served as before.
+"""
+
+import sys
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import (
+    ExtensionFileLoader,
+    FileFinder,
+    PathFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
+from os import fsencode
+from posix import getcwd, listdir, stat
+
+from velo_import.hook.loader import VeloSourceLoader
+from velo_import.hook.manifest import NEVER, ROOT_ONLY, Unusable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+    from typing import Any
+
+    from velo_import.hook.counts import Counts
+    from velo_import.hook.manifest import Block, Manifest
+
+# Module flags and the bits of a record's first word (FORMAT.md, section 3).
+IS_FOLDER, DEFER = 1 << 24, 2 << 24
+MASK, BARE_NAME = 0xFFFF, 1
+REGULAR_FILE = 8  # st_mode >> 12
+MISSING: "Any" = object()
+
+# What CPython's own classes must still be for our answer to stand for theirs.
+GET_CODE, EXEC_MODULE, CREATE_MODULE = (
+    SourceFileLoader.get_code,
+    SourceFileLoader.exec_module,
+    SourceFileLoader.create_module,
+)
+COMPILE, GET_DATA, PATH_STATS = (
+    SourceFileLoader.source_to_code,
+    SourceFileLoader.get_data,
+    SourceFileLoader.path_stats,
+)
+EXEC_EXTENSION = ExtensionFileLoader.exec_module
+FILE_FINDER_FIND = FileFinder.find_spec
+PATH_FINDER = PathFinder.__dict__
+PATH_FINDER_FIND = PATH_FINDER["find_spec"]
+
+
+def is_import_system_patched() -> bool:
+    """Whether someone replaced a method whose behaviour our answer stands for, or removed `PathFinder`."""
+    loader = SourceFileLoader
+    return not (
+        loader.get_code is GET_CODE
+        and loader.exec_module is EXEC_MODULE
+        and loader.create_module is CREATE_MODULE
+        and loader.source_to_code is COMPILE
+        and loader.get_data is GET_DATA
+        and loader.path_stats is PATH_STATS
+        and ExtensionFileLoader.exec_module is EXEC_EXTENSION
+        and FileFinder.find_spec is FILE_FINDER_FIND
+        and PATH_FINDER["find_spec"] is PATH_FINDER_FIND
+        and PathFinder in sys.meta_path
+    )
+
+
+class Folder:
+    """One path entry: the manifest's block of it if there is one, and the listing once the stamp has moved.
+
+    `asks` says whether the kernel is asked on each use (check `stat`). `names` is None while the folder is
+    what the block describes. `importer` is what `sys.path_importer_cache` held when the folder was opened.
+    """
+
+    __slots__ = (
+        "asks",
+        "cached",
+        "ctime",
+        "importer",
+        "ino",
+        "manifest",
+        "mtime",
+        "names",
+        "path",
+        "prefix",
+        "records",
+        "table",
+    )
+    manifest: "Manifest"
+
+    def __init__(self, path: str, importer: "Any", block: "Block | None", asks: bool) -> None:
+        self.path = path
+        self.prefix = path.rstrip("/") + "/"
+        self.cached = f"{self.prefix}__pycache__/"
+        self.importer = importer
+        self.asks = asks
+        self.names: "set[str] | None" = None
+        if block is None:
+            # No stamp can equal -1: the first use lists the folder.
+            self.mtime = self.ctime = self.ino = -1
+            self.records: list[int] = []
+            self.table: dict[str, int] = {}
+        else:
+            self.mtime = block.mtime
+            self.ctime = block.ctime
+            self.ino = block.ino
+            self.records = block.records
+            self.table = block.table
+            self.manifest = block.manifest
+
+    def ask(self) -> None:
+        """Compare the folder with its stamp, and list it if it has moved: what `FileFinder` does on each use."""
+        try:
+            status = stat(self.path)
+        except OSError:
+            self.names = set()
+            self.mtime = -1
+            return
+        if (
+            status.st_mtime_ns == self.mtime
+            and status.st_ctime_ns == self.ctime
+            and status.st_ino == self.ino
+        ):
+            return
+        try:
+            self.names = set(listdir(self.path))
+        except OSError:
+            self.names = set()
+        self.mtime = status.st_mtime_ns
+        self.ctime = status.st_ctime_ns
+        self.ino = status.st_ino
+
+
+class VeloFinder:
+    """A meta-path finder; stands just before `PathFinder`. Never raises.
+
+    Args:
+        manifests: consulted in order for each folder; the first that describes it as it is now wins.
+        counts: where outcomes are counted.
+        check: STAT, ROOT_ONLY or NEVER for every root, or None for what each root's record says.
+        entry_hooks: `sys.path_hooks` as CPython sets it up: the zip importer, then `FileFinder`'s.
+        suffixes: every file suffix of this interpreter and its loader class, in `FileFinder`'s order.
+    """
+
+    def __init__(
+        self,
+        manifests: "Sequence[Manifest]",
+        counts: "Counts",
+        check: "int | None",
+        entry_hooks: "tuple[Any, Any]",
+        suffixes: "list[tuple[str, Any]]",
+    ) -> None:
+        self.manifests = manifests
+        self.counts = counts
+        self.check = check
+        self.zip_hook, self.file_hook = entry_hooks
+        self.suffixes = suffixes
+        self.folders: dict[str, Folder] = {}
+        optimise = sys.flags.optimize
+        self.cached_suffix = f".{sys.implementation.cache_tag}{f'.opt-{optimise}' if optimise else ''}.pyc"
+
+    def find_spec(
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
+        """The spec `PathFinder` would return, or None to let it speak for itself."""
+        try:
+            return self._find(name, path)
+        except Exception:
+            self.counts.errors += 1
+            return None
+
+    def invalidate_caches(self) -> None:
+        """Forget every folder: the next import asks the kernel again, whatever the check."""
+        self.folders.clear()
+        for manifest in self.manifests:
+            manifest.roots_checked.clear()
+
+    def _find(self, name: str, path: "Sequence[str] | None") -> "ModuleSpec | None":
+        counts = self.counts
+        hooks = sys.path_hooks
+        if hooks[0] is not self.zip_hook or hooks[1] is not self.file_hook or is_import_system_patched():
+            return counts.defer("import system changed")
+        tail = name.rpartition(".")[2]
+        folders = self.folders
+        importers = sys.path_importer_cache
+        for entry in sys.path if path is None else path:
+            folder = folders.get(entry)
+            if folder is None or importers.get(entry) is not folder.importer:
+                opened = self._open(entry, path is None)
+                if opened is MISSING:
+                    continue
+                if opened is None:
+                    return None
+                folder = opened
+            if folder.asks:
+                folder.ask()
+            at = folder.table.get(tail, -1)
+            if folder.names is not None:
+                mask = self._live_mask(folder.names, tail)
+                if mask == 0:
+                    continue
+                if at < 0 or folder.records[at] & MASK != mask:
+                    return counts.defer_stale("folder changed")
+                if mask & BARE_NAME and not folder.records[at] & IS_FOLDER:
+                    return counts.defer_stale("folder changed")
+            elif at < 0:
+                continue
+            head = folder.records[at]
+            if head & IS_FOLDER:
+                child_path = folder.prefix + tail
+                child = folders.get(child_path)
+                if child is None or importers.get(child_path) is not child.importer:
+                    opened = self._open(child_path, False)
+                    if opened is None or opened is MISSING:
+                        return None
+                    child = opened
+                if child.asks:
+                    child.ask()
+                inner = child.table.get("__init__", -1)
+                found = 0 if inner < 0 else child.records[inner] & MASK
+                if child.names is not None and self._live_mask(child.names, "__init__") != found:
+                    return counts.defer_stale("folder changed")
+                if found > BARE_NAME:
+                    return self._spec(name, "__init__", child, inner, True)
+                if not head & MASK & ~BARE_NAME:
+                    return counts.defer("namespace package")
+            if head & MASK & ~BARE_NAME:
+                return self._spec(name, tail, folder, at, False)
+        return counts.defer("not found")
+
+    def _spec(
+        self, name: str, tail: str, folder: Folder, at: int, is_package: bool
+    ) -> "ModuleSpec | None":
+        counts = self.counts
+        head = folder.records[at]
+        if head & DEFER:
+            return counts.defer("left to Python")
+        suffix, kind = self.suffixes[(head >> 16 & 0xFF) - 1]
+        origin = f"{folder.prefix}{tail}{suffix}"
+        if kind is SourceFileLoader:
+            if not head >> 32:
+                return counts.defer_learnable("no bytecode yet")
+            loader = VeloSourceLoader(name, origin)
+            loader._folder = folder
+            loader._at = at
+            loader._counts = counts
+            loader._cached = cached = f"{folder.cached}{tail}{self.cached_suffix}"
+            spec = ModuleSpec(name, loader, origin=origin)
+            if sys.pycache_prefix is None:
+                spec._cached = cached
+        elif kind is ExtensionFileLoader:
+            if (folder.asks or folder.names is not None) and stat(origin).st_mode >> 12 != REGULAR_FILE:
+                return counts.defer_stale("folder changed")
+            spec = ModuleSpec(name, ExtensionFileLoader(name, origin), origin=origin)
+            counts.native += 1
+        else:
+            return counts.defer("sourceless module")
+        spec._set_fileattr = True
+        if is_package:
+            spec.submodule_search_locations = [folder.path]
+        return spec
+
+    def _open(self, entry: "Any", is_on_sys_path: bool) -> "Folder | Any":
+        """The folder of a path entry; MISSING if `PathFinder` would skip it, None if only it can answer."""
+        if not isinstance(entry, str):
+            return MISSING
+        if entry == "":
+            try:
+                entry = getcwd()
+            except FileNotFoundError:
+                return MISSING
+            known = self.folders.get(entry)
+            if known is not None and sys.path_importer_cache.get(entry) is known.importer:
+                return known
+        importer = sys.path_importer_cache.get(entry, MISSING)
+        if importer is MISSING and is_on_sys_path:
+            importer = PathFinder._path_importer_cache(entry)
+        if importer is None:
+            return MISSING
+        path = entry
+        if importer is MISSING:
+            # PathFinder would make a FileFinder of it now. We spare that: the hooks are CPython's own.
+            importer = None
+        elif type(importer) is not FileFinder or importer._loaders != self.suffixes:
+            return self.counts.defer("other importer")
+        else:
+            path = importer.path
+        block, asks = self._block(path)
+        if block is None and not is_on_sys_path:
+            return self.counts.defer_learnable("folder not known")
+        folder = Folder(path, importer, block, asks)
+        self.folders[entry] = folder
+        return folder
+
+    def _block(self, path: str) -> "tuple[Block | None, bool]":
+        """The first manifest's block whose stamp holds, else the first block, and whether to ask on each use."""
+        raw = fsencode(path)
+        stale = None
+        for manifest in self.manifests:
+            try:
+                block = manifest.block(raw)
+            except (Unusable, IndexError, ValueError):
+                self.counts.errors += 1
+                continue
+            if block is None:
+                continue
+            asks = self._asks(manifest, block.root)
+            if not asks or self._is_current(path, block):
+                return block, asks
+            stale = stale or block
+        return stale, True
+
+    def _is_current(self, path: str, block: "Block") -> bool:
+        try:
+            status = stat(path)
+        except OSError:
+            return False
+        return (status.st_mtime_ns, status.st_ctime_ns, status.st_ino) == (block.mtime, block.ctime, block.ino)
+
+    def _asks(self, manifest: "Manifest", root: int) -> bool:
+        """Whether folders of this root are compared with the kernel on each use."""
+        path, check, mtime, ctime, _ = manifest.root(root)
+        if self.check is not None:
+            check = self.check
+        if check == NEVER:
+            return False
+        if check != ROOT_ONLY:
+            return True
+        if root not in manifest.roots_checked:
+            # No inode here: network file systems renumber on each mount.
+            try:
+                status = stat(path)
+                manifest.roots_checked[root] = (status.st_mtime_ns, status.st_ctime_ns) == (mtime, ctime)
+            except OSError:
+                manifest.roots_checked[root] = False
+        return not manifest.roots_checked[root]
+
+    def _live_mask(self, names: "set[str]", tail: str) -> int:
+        """The mask a manifest would record for this name in a folder that lists `names`."""
+        mask = BARE_NAME if tail in names else 0
+        bit = 2
+        for suffix, _ in self.suffixes:
+            if tail + suffix in names:
+                mask |= bit
+            bit <<= 1
+        return mask

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Putting the finder in place: which manifests fit this interpreter, and what happens when it exits.
+
+Called once per process by `sitecustomize`. Leaves one object on `sys.meta_path`, one exit function, and
+nothing in `sys.modules`.
+"""
+
+import sys
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import (
+    MAGIC_NUMBER,
+    ExtensionFileLoader,
+    PathFinder,
+    _get_supported_file_loaders,
+)
+from _imp import create_dynamic, exec_dynamic, source_hash
+from os import environ, fsencode
+from posix import geteuid, register_at_fork, stat
+
+from velo_import.hook.counts import Counts
+from velo_import.hook.finder import VeloFinder
+from velo_import.hook.manifest import HASH_KEY, NEVER, ROOT_ONLY, STAT, Manifest, Unusable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+CHECKS = {"stat": STAT, "root": ROOT_ONLY, "none": NEVER}
+READABLE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+
+
+def build_identity(suffixes: "list[str]") -> bytes:
+    """The bytes that a manifest of this interpreter must carry (FORMAT.md, section 2)."""
+    tag = f"{sys.implementation.cache_tag}-{MAGIC_NUMBER.hex()}"
+    return "\n".join([tag, str(sys.flags.optimize), sys.abiflags, *suffixes]).encode()
+
+
+def manifest_key(identity: bytes, prefix: bytes) -> str:
+    """The name of this environment's manifests folder; agrees with `velo_import.format.manifest`."""
+    name = "".join(c for c in sys.prefix.rstrip("/").rpartition("/")[2] if c in READABLE)[:40]
+    check = source_hash(HASH_KEY, identity + b"\0" + prefix).hex()
+    return f"{sys.implementation.cache_tag}-{name}-{check}"
+
+
+def load_mmap(origin: "str | None") -> "Any":
+    """The `mmap` module, without leaving it in `sys.modules` where a program would not expect it.
+
+    Loaded by its known path: the search would make CPython list the standard library's folders first.
+    """
+    loaded = sys.modules.get("mmap")
+    if loaded is None and origin is not None:
+        spec = ModuleSpec("mmap", ExtensionFileLoader("mmap", origin), origin=origin)
+        loaded = create_dynamic(spec)
+        exec_dynamic(loaded)
+    elif loaded is None:
+        import mmap
+
+        loaded = sys.modules.pop("mmap", mmap)
+    return loaded
+
+
+def open_manifests(home: str, key: str, identity: bytes, counts: Counts, mapper: "Any") -> "list[Manifest]":
+    """The manifests that fit, first to be asked first: the one named by VELO_MANIFEST, learned, ingested."""
+    folder = f"{home}/manifests/v1/{key}"
+    packs = f"{home}/packs/v1"
+    manifests = []
+    named = environ.get("VELO_MANIFEST")
+    prefix = fsencode(sys.prefix)
+    for path in [named] * bool(named) + [f"{folder}/upper.velo", f"{folder}/base.velo"]:
+        try:
+            manifest = Manifest(path, packs, identity, mapper)
+            if path == named or manifest.prefix() == prefix:
+                manifests.append(manifest)
+        except FileNotFoundError:
+            if path == named:
+                counts.reasons["manifest: missing"] = 1
+        except (OSError, ValueError, IndexError) as error:
+            counts.errors += 1
+            counts.reasons[f"manifest: {type(error).__name__}"] = 1
+        except Unusable as unusable:
+            counts.errors += 1
+            counts.reasons[f"manifest: {unusable}"] = 1
+    return manifests
+
+
+def is_private(home: str) -> bool:
+    """Whether only we (or root) can write to the store: what lies there is executed."""
+    try:
+        status = stat(home)
+    except OSError:
+        return False
+    return status.st_uid in (0, geteuid()) and not status.st_mode & 0o022
+
+
+def install(home: str, mmap_origin: "str | None", load: "Callable[[str], Any]", now: "Callable[[], int]") -> None:
+    """Install the finder for this process, if its environment is known, and the exit function.
+
+    Args:
+        home: the store folder.
+        mmap_origin: path of the `mmap` extension module, or None to search for it.
+        load: gives the namespace of another module of the hook by its short name.
+        now: a clock in nanoseconds, for VELO_STATS.
+    """
+    started = now()
+    hooks = sys.path_hooks
+    if (
+        len(hooks) < 2
+        or getattr(hooks[1], "__qualname__", "") != "FileFinder.path_hook.<locals>.path_hook_for_FileFinder"
+        or PathFinder not in sys.meta_path
+        or any(type(finder).__name__ == "VeloFinder" for finder in sys.meta_path)
+        or not is_private(home)
+    ):
+        return
+    details = [(suffix, kind) for kind, group in _get_supported_file_loaders() for suffix in group]
+    identity = build_identity([suffix for suffix, _ in details])
+    key = manifest_key(identity, fsencode(sys.prefix))
+    counts = Counts(environ.get("VELO_VERIFY", "0") not in ("", "0"))
+    manifests = open_manifests(home, key, identity, counts, load_mmap(mmap_origin))
+    if manifests:
+        check = CHECKS.get(environ.get("VELO_CHECK", ""))
+        finder = VeloFinder(manifests, counts, check, (hooks[0], hooks[1]), details)
+        if environ.get("VELO_LOG"):
+            finder = load("log")["LoggingFinder"](finder)
+        sys.meta_path.insert(sys.meta_path.index(PathFinder), finder)
+    else:
+        counts.learn = True
+        counts.reasons["no manifest"] = 1
+    _at_exit(home, key, identity, counts, load)
+    counts.install_us = (now() - started) // 1000
+
+
+def _at_exit(home: str, key: str, identity: bytes, counts: Counts, load: "Callable[[str], Any]") -> None:
+    """Register the exit function, so that `atexit` itself stays out of `sys.modules` where it was not."""
+    was_there = "atexit" in sys.modules
+    import atexit
+
+    if not was_there:
+        del sys.modules["atexit"]
+
+    def farewell() -> None:
+        try:
+            if counts.learn or "VELO_STATS" in environ:
+                load("farewell")["farewell"](home, key, identity, counts)
+        except Exception:  # noqa: S110 - the program has ended; nothing of ours may show
+            pass
+
+    atexit.register(farewell)
+    register_at_fork(after_in_child=counts.reset)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loader: CPython's `SourceFileLoader`, except that `get_code` may answer from a mapped pack.
+
+Everything else about it is inherited, so a module looks as it always does. The surprise: this file is compiled
+under importlib's own file name, because CPython cuts frames of that name out of users' tracebacks.
+"""
+
+import sys
+from _frozen_importlib_external import SourceFileLoader
+from _imp import _fix_co_filename, source_hash
+from marshal import loads
+from posix import O_CLOEXEC, O_RDONLY, stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType
+
+    from velo_import.hook.counts import Counts
+    from velo_import.hook.finder import Folder
+
+CODE = type((lambda: None).__code__)
+HASH_KEY = 0x56454C4F
+OPEN_FLAGS = O_RDONLY | O_CLOEXEC
+
+
+def is_source_unchanged(path: str, records: "list[int]", at: int) -> bool:
+    """Whether the file is still the one that was compiled: same stamp, or same size and same content.
+
+    Content is asked only when size agrees and a time or the inode does not, which is what installers that
+    hard-link do to files they never edit. SipHash is enough against accident, and who can edit the file
+    needs no collision.
+    """
+    status = stat(path)
+    if status.st_size != records[at + 6]:
+        return False
+    if (
+        status.st_mtime_ns == records[at + 3]
+        and status.st_ctime_ns == records[at + 4]
+        and status.st_ino == records[at + 5]
+    ):
+        return True
+    with open(path, "rb", 0) as file:
+        source = file.read()
+    return int.from_bytes(source_hash(HASH_KEY, source), "little") == records[at + 7]
+
+
+class VeloSourceLoader(SourceFileLoader):
+    """Loads one module whose bytecode lies at word `_at` of `_folder`. Pickles as the loader it stands for."""
+
+    __slots__ = ("_at", "_cached", "_counts", "_folder")
+    _folder: "Folder"
+    _at: int
+    _counts: "Counts"
+    _cached: str
+
+    def get_code(self, fullname: str) -> "CodeType | None":
+        """The module's code: from the pack while the source is unchanged, otherwise CPython's way."""
+        try:
+            code = self._served(fullname)
+        except Exception:
+            self._counts.errors += 1
+            code = None
+        return super().get_code(fullname) if code is None else code
+
+    def _served(self, fullname: str) -> "CodeType | None":
+        path = self.path
+        folder = self._folder
+        at = self._at
+        records = folder.records
+        counts = self._counts
+        if fullname != self.name:
+            return None
+        if folder.asks and not is_source_unchanged(path, records, at):
+            counts.defer_stale("source changed")
+            return None
+        pack = folder.manifest.pack((records[at] >> 32) - 1)
+        start = records[at + 1]
+        end = start + records[at + 2]
+        if pack is None or end > len(pack):
+            counts.defer_learnable("pack missing")
+            return None
+        view = pack[start:end]
+        if counts.verify and int.from_bytes(source_hash(HASH_KEY, view), "little") != records[at + 8]:
+            counts.errors += 1
+            counts.defer_learnable("bytecode damaged")
+            return None
+        # Auditors see the event that reading the cached file would have raised.
+        sys.audit("open", self._cached, "rb", OPEN_FLAGS)
+        code = loads(view)
+        if type(code) is not CODE:
+            counts.errors += 1
+            return None
+        _fix_co_filename(code, path)
+        counts.served += 1
+        return code
+
+    def __reduce__(self) -> "tuple[type, tuple[str, str]]":
+        return SourceFileLoader, (self.name, self.path)

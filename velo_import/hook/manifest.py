@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mapped manifest, read in place: folders by path, packs by number. Parses nothing it is not asked for.
+
+`velo_import.format.manifest` is the reference for every offset (FORMAT.md, section 3). Here a doubtful byte is
+a miss, never an error: the program then starts as it would without Velo.
+"""
+
+import sys
+from _imp import source_hash
+from posix import O_CLOEXEC, O_NOFOLLOW, O_RDONLY, close, fstat, geteuid, open
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mmap import mmap
+    from typing import Any
+
+HASH_KEY = 0x56454C4F
+# The first 24 bytes up to the file size: magic, version 1, no mandatory feature bits.
+START = b"VELOMNFT\x01\x00\x00\x00\x00\x00\x00\x00"
+PREAMBLE_START = 32
+TABLES_START = 216
+# Positions of the section directory's entries, in 8-byte words from the start of the file: (offset, length).
+IDENTITY, ROOTS, PACKS, STRINGS, SLOTS, PATH_OFFSETS, FOLDERS, PATHS, BLOCKS = 5, 7, 9, 11, 13, 15, 21, 23, 25
+ROOT_WORDS = PACK_WORDS = 6
+BLOCK_WORDS = 9
+MODULE_WORDS = 10
+STAT, ROOT_ONLY, NEVER = 0, 1, 2
+
+
+class Unusable(Exception):
+    """Why a manifest or pack is not used; the text is the reason that is counted. Never leaves the hook."""
+
+
+def map_private(path: str, module: "Any") -> "tuple[mmap, Any]":
+    """Map a file read-only if nobody but its owner (us or root) could have written it; with its stat result."""
+    descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+    try:
+        status = fstat(descriptor)
+        if status.st_uid not in (0, geteuid()) or status.st_mode & 0o022 or status.st_mode >> 12 != 8:
+            raise Unusable("owner")
+        return module.mmap(descriptor, 0, access=module.ACCESS_READ), status
+    finally:
+        close(descriptor)
+
+
+class Block:
+    """One folder as the manifest describes it: its stamp, its module table and their records as flat words."""
+
+    __slots__ = ("ctime", "ino", "manifest", "mtime", "records", "root", "table")
+
+    def __init__(self, manifest: "Manifest", at: int) -> None:
+        words = manifest.words
+        size, count, root, mtime, ctime, ino, _, names_size = words[at + 1 : at + BLOCK_WORDS]
+        start = at + BLOCK_WORDS
+        names_at = start + count * MODULE_WORDS
+        if size % 8 or names_at * 8 + names_size > at * 8 + size or len(words) * 8 < at * 8 + size:
+            raise Unusable("damaged")
+        body = manifest.bytes[at * 8 + 8 : at * 8 + size]
+        if int.from_bytes(source_hash(HASH_KEY, body), "little") != words[at]:
+            raise Unusable("damaged")
+        self.manifest = manifest
+        self.root = root
+        self.mtime = mtime
+        self.ctime = ctime
+        self.ino = ino
+        self.records: list[int] = words[start:names_at].tolist()
+        names = str(manifest.bytes[names_at * 8 : names_at * 8 + names_size], "utf-8", "surrogateescape")
+        self.table: dict[str, int] = (
+            dict(zip(names.split("\0"), range(0, count * MODULE_WORDS, MODULE_WORDS))) if count else {}
+        )
+
+
+class Manifest:
+    """One mapped manifest, checked once: magic, version, size, preamble checksum, owner, interpreter build.
+
+    Raises:
+        Unusable: with the reason, for the constructor only; all other methods answer None instead.
+        OSError: the file cannot be opened or mapped.
+    """
+
+    __slots__ = ("bytes", "mapper", "pack_folder", "packs", "path", "roots_checked", "words")
+
+    def __init__(self, path: str, pack_folder: str, identity: bytes, mapper: "Any") -> None:
+        mapped, status = map_private(path, mapper)
+        self.path = path
+        self.pack_folder = pack_folder
+        self.mapper = mapper
+        self.packs: "dict[int, memoryview | None]" = {}
+        self.roots_checked: dict[int, bool] = {}
+        self.bytes = memoryview(mapped)
+        size = status.st_size
+        if size < TABLES_START or size % 8 or mapped[:16] != START:
+            raise Unusable("not a manifest")
+        self.words = words = self.bytes.cast("Q")
+        end = words[4]
+        if words[2] != size or not TABLES_START <= end <= size:
+            raise Unusable("damaged")
+        check = source_hash(HASH_KEY, self.bytes[PREAMBLE_START:end])
+        if int.from_bytes(check, "little") != words[3]:
+            raise Unusable("damaged")
+        if self.bytes[words[IDENTITY] : words[IDENTITY] + len(identity)] != identity:
+            raise Unusable("build")
+        if self.bytes[words[IDENTITY] + len(identity) : words[IDENTITY] + len(identity) + 1] != b"\0":
+            raise Unusable("build")
+
+    def prefix(self) -> bytes:
+        """The `sys.prefix` of the environment this manifest was made for, in file system bytes."""
+        at, size = self.words[IDENTITY], self.words[IDENTITY + 1]
+        return bytes(self.bytes[at : at + size]).partition(b"\0")[2]
+
+    def block(self, path: bytes) -> "Block | None":
+        """The block of one folder, or None when the manifest does not cover it."""
+        words = self.words
+        slots = words[SLOTS]
+        mask = (words[SLOTS + 1] >> 2) - 1
+        offsets = words[PATH_OFFSETS] >> 3
+        paths = words[PATHS]
+        slot = int.from_bytes(source_hash(HASH_KEY, path), "little") & mask
+        for _ in range(mask + 1):
+            at = slots + 4 * slot
+            index = int.from_bytes(self.bytes[at : at + 4], "little")
+            if index == 0:
+                return None
+            start = words[offsets + index - 1]
+            end = words[offsets + index]
+            if end - start == len(path) and self.bytes[paths + start : paths + end] == path:
+                place = words[(words[FOLDERS] >> 3) + index - 1]
+                return Block(self, (words[BLOCKS] + place - 1) >> 3) if place else None
+            slot = (slot + 1) & mask
+        return None
+
+    def string(self, at: int, size: int) -> str:
+        """A root's path, a pack's name or its label, from the string table."""
+        start = self.words[STRINGS] + at
+        return str(self.bytes[start : start + size], sys.getfilesystemencoding(), "surrogateescape")
+
+    def root(self, index: int) -> "tuple[str, int, int, int, int]":
+        """Path, check, mtime_ns, ctime_ns and inode of one root."""
+        at = (self.words[ROOTS] >> 3) + index * ROOT_WORDS
+        where, head, mtime, ctime, ino = self.words[at : at + 5]
+        return self.string(where, head & 0xFFFFFFFF), head >> 40 & 0xFF, mtime, ctime, ino
+
+    def pack_name(self, index: int) -> str:
+        """The pack's file name below the packs folder."""
+        at = (self.words[PACKS] >> 3) + index * PACK_WORDS
+        return self.string(self.words[at], self.words[at + 1] & 0xFFFFFFFF)
+
+    def pack(self, index: int) -> "memoryview | None":
+        """The bytes of one pack; None when it is gone, foreign, or no longer what was verified."""
+        try:
+            return self.packs[index]
+        except KeyError:
+            pass
+        view = None
+        try:
+            at = (self.words[PACKS] >> 3) + index * PACK_WORDS
+            mapped, status = map_private(f"{self.pack_folder}/{self.pack_name(index)}", self.mapper)
+            size, mtime, ctime, ino = self.words[at + 2 : at + 6]
+            if (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino) == (
+                size,
+                mtime,
+                ctime,
+                ino,
+            ):
+                view = memoryview(mapped)
+        except (OSError, ValueError, Unusable):
+            pass
+        self.packs[index] = view
+        return view

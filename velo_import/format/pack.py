@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bytes of a pack (FORMAT.md, section 4): many payloads in one immutable file, with an index at its end.
+
+Pure: bytes in, plain data out. Files are store/packs.py's. Its surprise: two index records may share one
+payload, because two sources can compile to the same bytecode.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Any, NamedTuple
+
+from blake3 import blake3
+
+from ..errors import StoreCorrupt
+from . import cbor
+
+MAGIC = b"VELOPACK"
+TAIL_MAGIC = b"VELOTAIL"
+VERSION = 1
+# A reader refuses a pack with a mandatory bit it does not know, and ignores optional ones.
+MANDATORY_KNOWN = 0
+ALIGNMENT = 16
+
+BYTECODE, FILE = 1, 2  # kinds of entry
+KINDS = {"bytecode": BYTECODE, "content": FILE}  # kinds of pack, and what they hold
+KIND_NAMES = {number: name for name, number in KINDS.items()}
+PLAIN, ZSTD = 0, 1  # codecs; the second is reserved
+NO_SOURCE = bytes(32)
+
+# All little-endian; the tables are in FORMAT.md, sections 4.1 to 4.5.
+HEADER = Struct("<8sIIIIB39x")
+ENTRY = Struct("<32s32sQQBBB13x")
+RECORD = Struct("<32s32sQQQBBB5x")
+TAIL = Struct("<8sQQQQQ32s16x")
+assert (HEADER.size, ENTRY.size, RECORD.size, TAIL.size) == (64, 96, 96, 96)
+
+
+class Entry(NamedTuple):
+    """One index record, in the order of its fields on disk."""
+
+    digest: bytes
+    source: bytes
+    offset: int
+    length: int
+    size: int
+    codec: int
+    kind: int
+    optimisation: int
+
+
+class Tail(NamedTuple):
+    """Where the index and the metadata of a pack are, and their checksum, which is also the pack's id."""
+
+    index_offset: int
+    records: int
+    metadata_offset: int
+    metadata_length: int
+    file_size: int
+    checksum: bytes
+
+
+def padding(length: int) -> bytes:
+    return bytes(-length % ALIGNMENT)
+
+
+def encode_header(kind: int) -> bytes:
+    return HEADER.pack(MAGIC, VERSION, MANDATORY_KNOWN, 0, ALIGNMENT, kind)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    return ENTRY.pack(
+        entry.digest, entry.source, entry.length, entry.size, entry.codec, entry.kind, entry.optimisation
+    )
+
+
+def encode_end(
+    header: bytes, entries: list[Entry], metadata: dict[str, Any], index_offset: int
+) -> tuple[bytes, bytes]:
+    """Index, metadata and tail as they follow the last payload; and the id of the pack."""
+    index = b"".join(RECORD.pack(*entry) for entry in sorted(entries))
+    described = cbor.encode(metadata)
+    pack_id = blake3(header + index + described).digest()
+    metadata_offset = index_offset + len(index)
+    size = metadata_offset + len(described) + TAIL.size
+    tail = TAIL.pack(TAIL_MAGIC, index_offset, len(entries), metadata_offset, len(described), size, pack_id)
+    return index + described + tail, pack_id
+
+
+def decode_header(data: bytes) -> int:
+    """The kind of a pack, out of its first 64 bytes."""
+    if len(data) != HEADER.size:
+        raise StoreCorrupt("pack is shorter than its header")
+    magic, version, mandatory, optional, _, kind = HEADER.unpack(data)
+    if magic != MAGIC:
+        raise StoreCorrupt("file is no pack")
+    if version != VERSION or mandatory & ~MANDATORY_KNOWN:
+        raise StoreCorrupt(f"pack has version {version} and features {mandatory:#x}, unknown to this Velo")
+    if data != HEADER.pack(MAGIC, VERSION, mandatory, optional, ALIGNMENT, kind) or kind not in KIND_NAMES:
+        raise StoreCorrupt("pack header is damaged")
+    return int(kind)
+
+
+def decode_tail(data: bytes, file_size: int) -> Tail:
+    """The last 96 bytes of a pack, checked against the size of the file."""
+    if len(data) != TAIL.size:
+        raise StoreCorrupt("pack is shorter than its tail")
+    magic, *fields = TAIL.unpack(data)
+    tail = Tail(*fields)
+    if magic != TAIL_MAGIC or data != TAIL.pack(TAIL_MAGIC, *tail):
+        raise StoreCorrupt("pack has no end: it was cut or never sealed")
+    if (
+        tail.file_size != file_size
+        or tail.index_offset < HEADER.size
+        or tail.index_offset % ALIGNMENT
+        or tail.index_offset + tail.records * RECORD.size != tail.metadata_offset
+        or tail.metadata_length > cbor.LIMIT
+        or tail.metadata_offset + tail.metadata_length + TAIL.size != file_size
+    ):
+        raise StoreCorrupt("pack has another size than its end says")
+    return tail
+
+
+def decode_end(header: bytes, data: bytes, tail: Tail) -> tuple[tuple[Entry, ...], dict[str, Any]]:
+    """Index and metadata, out of the bytes between the payloads and the tail; every offset is checked."""
+    if blake3(header + data).digest() != tail.checksum:
+        raise StoreCorrupt("pack index does not match its checksum")
+    split = tail.records * RECORD.size
+    entries = tuple(map(Entry._make, RECORD.iter_unpack(data[:split])))
+    kind = decode_header(header)
+    lowest = HEADER.size + ENTRY.size
+    previous: tuple[bytes, bytes] = (b"", b"")
+    for entry in entries:
+        digest, source, offset, length, size, codec, entry_kind, _ = entry
+        if codec != PLAIN or size != length or entry_kind != kind:
+            raise StoreCorrupt("pack has an entry of an unknown kind")
+        if offset < lowest or offset % ALIGNMENT or offset + length > tail.index_offset:
+            raise StoreCorrupt("pack has an entry outside of the file")
+        if (digest, source) <= previous:
+            raise StoreCorrupt("pack index is not sorted")
+        previous = (digest, source)
+    return entries, cbor.decode(data[split:])

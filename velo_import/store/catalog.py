@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The catalogue: where each blob, bytecode variant, pack and manifest is (FORMAT.md, section 5).
+
+Knows LMDB and the records in it; the files themselves are packs.py's and blobs.py's. It is a cache: lost or
+damaged, it is made again from the packs. No accelerated program ever opens it.
+Its surprise: it believes in a pack only while the file's stamp is the recorded one; with another stamp (the
+store was copied, restored, tampered with) every payload is verified first.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from struct import Struct
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import lmdb
+
+from ..errors import StoreCorrupt, StoreMissing, VeloError
+from ..format import cbor, pack
+from ..host.files import Stamp, private_folder, stamp_of
+from ..host.filesystems import filesystem_of
+from ..host.locks import exclusive
+from .layout import Store
+from .packs import PackFile, SealedPack, open_pack
+
+FORMAT = b"1"
+TABLES = ("about", "blobs", "variants", "packs", "manifests", "distributions", "refs")
+LOOSE, PACKED = 1, 2
+
+# Little-endian; the tables are in FORMAT.md, sections 5.1 to 5.3.
+LOCATION = Struct("<BB6x32sQQQ")
+VARIANT = Struct("<32sQQ32s")
+assert (LOCATION.size, VARIANT.size) == (64, 80)
+
+_MAP_SIZE = 256 << 20
+_READERS = 1024
+_LOCK_WAIT = 60.0
+_REBUILD_STEP = 100_000
+# LMDB's own layout: a page header of 16 bytes, then the meta record (magic ... last page number).
+_LMDB_META = Struct("<16xI20xI92xQ")
+_LMDB_MAGIC = 0xBEEFC0DE
+
+
+class Variant(NamedTuple):
+    """Where the bytecode of one source is."""
+
+    pack_id: str
+    offset: int
+    length: int
+    digest: bytes
+
+
+class PackRecord(NamedTuple):
+    """What the catalogue knows of a pack."""
+
+    id: str
+    kind: str
+    label: str
+    build: str
+    optimisation: int
+    bytes: int
+    entries: int
+    stamp: Stamp
+
+
+_NO_STAMP = Stamp(0, 0, 0, 0)
+
+
+def variant_key(source: bytes, build: str, optimisation: int) -> bytes:
+    return source + bytes((optimisation,)) + build.encode()
+
+
+class Writing:
+    """Changes that are collected in memory and committed together. Made by `Catalog.write`."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[bytes, bytes]] = {name: {} for name in TABLES}
+
+    def put_pack(self, sealed: SealedPack) -> None:
+        """Record a sealed pack, its payloads and, for bytecode, its variants."""
+        record = PackRecord(
+            sealed.id,
+            sealed.kind,
+            sealed.label,
+            sealed.build,
+            sealed.optimisation,
+            sealed.stamp.size,
+            len(sealed.entries),
+            sealed.stamp,
+        )
+        self._put_pack(record, sealed.entries)
+
+    def put_loose(self, digest: bytes, size: int) -> None:
+        self._rows["blobs"][digest] = LOCATION.pack(LOOSE, pack.PLAIN, bytes(32), 0, size, size)
+
+    def put_manifest(self, key: str, record: Mapping[str, Any]) -> None:
+        self._rows["manifests"][key.encode()] = cbor.encode(record)
+
+    def _put_pack(self, record: PackRecord, entries: Iterable[pack.Entry]) -> None:
+        self._put_record(record)
+        pack_id = bytes.fromhex(record.id)
+        blobs, variants = self._rows["blobs"], self._rows["variants"]
+        tail = variant_key(b"", record.build, record.optimisation)
+        for digest, source, offset, length, size, codec, kind, _ in entries:
+            blobs[digest] = LOCATION.pack(PACKED, codec, pack_id, offset, length, size)
+            if kind == pack.BYTECODE:
+                variants[source + tail] = VARIANT.pack(pack_id, offset, length, digest)
+
+    def _put_record(self, record: PackRecord) -> None:
+        fields = record._asdict()
+        del fields["id"]
+        fields["stamp"] = list(record.stamp)
+        self._rows["packs"][bytes.fromhex(record.id)] = cbor.encode(fields)
+
+    def _size(self) -> int:
+        return sum(map(len, self._rows.values()))
+
+
+class Catalog:
+    """An open catalogue. For one thread; never carried over a fork."""
+
+    def __init__(self, store: Store, environment: lmdb.Environment) -> None:
+        self.store = store
+        self._environment = environment
+        self._tables: dict[str, Any] = {}
+        self._judged: dict[tuple[str, Stamp], PackRecord | None] = {}
+
+    @classmethod
+    def open(cls, store: Store, *, map_size: int = _MAP_SIZE) -> Catalog:
+        """Open the catalogue of a store; make it, or make it again from the packs, where that is needed."""
+        if filesystem_of(store.home).network:
+            raise VeloError(
+                f"the store {store.home} is on a network file system ({filesystem_of(store.home).name})",
+                hint="set VELO_HOME to a folder on a local disk: a catalogue there would be damaged",
+            )
+        if store.readonly:
+            return cls._open_readonly(store)
+        catalog = cls._try(store, map_size)
+        if catalog is not None:
+            return catalog
+        with exclusive(store.run / "catalogue.lock", wait=_LOCK_WAIT):
+            catalog = cls._try(store, map_size)  # somebody may have made it while we waited
+            if catalog is None:
+                _set_aside(store.catalogue)
+                with _explained(store):
+                    catalog = cls(store, _environment(store, map_size))
+                    catalog._open_tables(create=True)
+                catalog._rebuild()
+        return catalog
+
+    def close(self) -> None:
+        self._environment.close()
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def write(self) -> Iterator[Writing]:
+        """Collect changes in the block and commit them, durably, at its end; an exception drops them all."""
+        writing = Writing()
+        yield writing
+        for record in filter(None, self._judged.values()):
+            if bytes.fromhex(record.id) not in writing._rows["packs"]:
+                writing._put_record(record)
+        self._commit(writing)
+        self._judged.clear()
+
+    def _commit(self, writing: Writing) -> None:
+        with _explained(self.store):
+            while True:
+                try:
+                    with self._begin(write=True) as transaction:
+                        for name, rows in writing._rows.items():
+                            if rows:
+                                with transaction.cursor(self._tables[name]) as cursor:
+                                    cursor.putmulti(sorted(rows.items()))
+                    return
+                except lmdb.MapFullError:
+                    self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def variants_of(self, sources: Iterable[bytes], build: str, optimisation: int) -> dict[bytes, Variant]:
+        """The bytecode that is there for these sources; what sits in an unusable pack is left out."""
+        tail = variant_key(b"", build, optimisation)
+        usable: dict[bytes, str] = {}
+        found = {}
+        for key, value in self._get("variants", [source + tail for source in sources], VARIANT.size):
+            pack_id, offset, length, digest = VARIANT.unpack(value)
+            name = usable.get(pack_id)
+            if name is None:
+                name = usable[pack_id] = pack_id.hex() if self._usable(pack_id) else ""
+            if name:
+                found[key[:32]] = Variant(name, offset, length, digest)
+        return found
+
+    def has_blobs(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Those of the digests whose content is in the store."""
+        usable: dict[bytes, bool] = {}
+        found = set()
+        for digest, value in self._get("blobs", digests, LOCATION.size):
+            where, _, pack_id, _, _, size = LOCATION.unpack(value)
+            if where == LOOSE:
+                with suppress(OSError):
+                    if os.stat(self.store.loose_path(digest)).st_size == size:
+                        found.add(digest)
+            elif where == PACKED:
+                if pack_id not in usable:
+                    usable[pack_id] = self._usable(pack_id) is not None
+                if usable[pack_id]:
+                    found.add(digest)
+        return found
+
+    def pack(self, pack_id: str) -> PackRecord | None:
+        """A pack with its present stamp; None when it is unknown, gone or damaged."""
+        return self._usable(bytes.fromhex(pack_id))
+
+    def packs(self) -> dict[str, PackRecord]:
+        """All recorded packs, whether their files are still there or not."""
+        records = (_pack_record(key, value) for key, value in self._rows("packs"))
+        return {record.id: record for record in records if record is not None}
+
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """What was recorded about each environment's manifest; damaged records are left out."""
+        found = {}
+        for key, value in self._rows("manifests"):
+            with suppress(StoreCorrupt, UnicodeDecodeError):
+                found[key.decode()] = cbor.decode(value)
+        return found
+
+    def _usable(self, raw_id: bytes) -> PackRecord | None:
+        value = next((value for _, value in self._get("packs", [raw_id])), None)
+        record = None if value is None else _pack_record(raw_id, value)
+        if record is None:
+            return None
+        try:
+            stamp = stamp_of(os.stat(self.store.pack_path(record.id)))
+        except OSError:
+            return None
+        if stamp == record.stamp:
+            return record
+        if (record.id, stamp) not in self._judged:
+            self._judged[record.id, stamp] = self._judge(record)
+        return self._judged[record.id, stamp]
+
+    def _judge(self, record: PackRecord) -> PackRecord | None:
+        """A pack that is not the file we recorded: all of it is read and verified before it is believed."""
+        try:
+            with open_pack(self.store.pack_path(record.id)) as file:
+                return None if file.damaged() else _record_of(file, file.stamp)
+        except (OSError, StoreCorrupt):
+            return None
+
+    def _get(self, table: str, keys: Iterable[bytes], size: int = 0) -> list[tuple[bytes, bytes]]:
+        with _explained(self.store), self._begin() as transaction:
+            get = transaction.get
+            handle = self._tables[table]
+            pairs = ((key, get(key, db=handle)) for key in keys)
+            return [(key, bytes(value)) for key, value in pairs if value and (not size or len(value) == size)]
+
+    def _rows(self, table: str) -> list[tuple[bytes, bytes]]:
+        with _explained(self.store), self._begin() as transaction:
+            return [(bytes(key), bytes(value)) for key, value in transaction.cursor(self._tables[table])]
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    @classmethod
+    def _open_readonly(cls, store: Store) -> Catalog:
+        if not _is_whole(store.catalogue):
+            raise StoreMissing(
+                f"the store {store.home} has no catalogue that can be read", hint="`velo ingest` makes it"
+            )
+        with _explained(store):
+            catalog = cls(store, _environment(store, 0))
+            catalog._open_tables(create=False)
+        return catalog
+
+    @classmethod
+    def _try(cls, store: Store, map_size: int) -> Catalog | None:
+        """The catalogue if it is there, whole and complete; None when it has to be made."""
+        if not _is_whole(store.catalogue):
+            return None
+        environment = None
+        try:
+            with _explained(store):
+                environment = _environment(store, map_size)
+                catalog = cls(store, environment)
+                catalog._open_tables(create=True)
+                environment.reader_check()  # frees the slots of readers that were killed
+            if catalog._get("about", [b"format"]) == [(b"format", FORMAT)]:
+                return catalog
+        except StoreCorrupt:
+            pass
+        if environment is not None:
+            environment.close()
+        return None
+
+    def _open_tables(self, *, create: bool) -> None:
+        for name in TABLES:
+            self._tables[name] = self._environment.open_db(name.encode(), create=create)
+
+    def _begin(self, *, write: bool = False) -> lmdb.Transaction:
+        try:
+            return self._environment.begin(write=write)
+        except lmdb.MapResizedError:  # another process made the map grow
+            self._environment.set_mapsize(0)
+            return self._environment.begin(write=write)
+
+    def _rebuild(self) -> None:
+        """Fill a new catalogue from the packs and loose blobs; the mark of completeness comes last."""
+        writing = Writing()
+        for path in sorted(self.store.packs.glob("*/*.pack")):
+            with suppress(OSError, StoreCorrupt), open_pack(path) as file:
+                # Only the index was checked. Without a stamp, the payloads are verified before first use.
+                writing._put_pack(_record_of(file, _NO_STAMP), file.entries)
+            if writing._size() > _REBUILD_STEP:
+                self._commit(writing)
+                writing = Writing()
+        for path in self.store.loose.glob("??/??/*"):
+            with suppress(OSError, ValueError):
+                if len(digest := bytes.fromhex(path.name)) == 32:
+                    writing.put_loose(digest, path.stat().st_size)
+        writing._rows["about"][b"format"] = FORMAT
+        self._commit(writing)
+
+
+def _record_of(file: PackFile, stamp: Stamp) -> PackRecord:
+    return PackRecord(
+        file.id,
+        file.kind,
+        file.label,
+        file.build,
+        file.optimisation,
+        file.stamp.size,
+        len(file.entries),
+        stamp,
+    )
+
+
+def _pack_record(key: bytes, value: bytes) -> PackRecord | None:
+    """A row of the table of packs; None when it is damaged."""
+    with suppress(StoreCorrupt, TypeError):
+        fields = cbor.decode(value)
+        record = PackRecord(key.hex(), **{**fields, "stamp": Stamp(*fields.get("stamp", ()))})
+        texts = (record.kind, record.label, record.build)
+        numbers = (record.optimisation, record.bytes, record.entries, *record.stamp)
+        if all(type(text) is str for text in texts) and all(type(number) is int for number in numbers):
+            return record
+    return None
+
+
+def _environment(store: Store, map_size: int) -> lmdb.Environment:
+    folder = store.catalogue
+    if store.readonly:
+        # A lock file cannot be written there; nobody who could write would share it with us anyway.
+        lock = os.access(folder / "lock.mdb", os.W_OK)
+        return lmdb.open(str(folder), readonly=True, create=False, max_dbs=len(TABLES), lock=lock)
+    private_folder(folder)
+    return lmdb.open(
+        str(folder), map_size=map_size, max_dbs=len(TABLES), max_readers=_READERS, mode=0o600, meminit=False
+    )
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether LMDB's file is as long as its newest state says: a shorter one would kill us with SIGBUS."""
+    try:
+        with open(folder / "data.mdb", "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            needed = 0
+            page = 4096
+            for number in (0, 1):
+                data = os.pread(file.fileno(), _LMDB_META.size, number * page)
+                magic, page, last = _LMDB_META.unpack(data.ljust(_LMDB_META.size, b"\0"))
+                if magic != _LMDB_MAGIC or page.bit_count() != 1:
+                    return False
+                needed = max(needed, (last + 1) * page)
+    except OSError:
+        return False
+    return size >= needed
+
+
+def _set_aside(folder: Path) -> None:
+    """Keep one damaged catalogue for whoever wants to know what happened to it."""
+    if folder.exists():
+        aside = folder.with_name("meta.db.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):
+            folder.rename(aside)
+
+
+@contextmanager
+def _explained(store: Store) -> Iterator[None]:
+    """Turn LMDB's errors into ours."""
+    try:
+        yield
+    except (lmdb.MapFullError, lmdb.MapResizedError):
+        raise
+    except (
+        lmdb.InvalidError,
+        lmdb.CorruptedError,
+        lmdb.PageNotFoundError,
+        lmdb.PanicError,
+        lmdb.VersionMismatchError,
+        lmdb.NotFoundError,
+    ) as error:
+        raise StoreCorrupt(
+            f"the catalogue {store.catalogue} is damaged", hint="remove that folder: it is made again"
+        ) from error
+    except lmdb.Error as error:
+        reason = str(error).rpartition(": ")[2].lower()
+        raise VeloError(
+            f"the catalogue {store.catalogue} cannot be used: {reason}",
+            hint="check the free space and the permissions there, or set VELO_HOME to another folder",
+        ) from error

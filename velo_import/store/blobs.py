@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loose blobs: one file per content, named by BLAKE3, never edited. For what is large or must be a file.
+
+Knows paths and bytes; the catalogue lives in catalog.py. Its surprise: what is hashed is the copy in the
+store, not the file it came from, so a file that changes while it is copied cannot give a wrong name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from ..errors import StoreCorrupt, StoreMissing, VeloError
+from ..host.files import (
+    clone_or_copy,
+    create_temporary,
+    explained,
+    flush_all,
+    open_quietly,
+    read_file,
+    remove_quietly,
+    rename_all,
+)
+from .layout import Store
+
+_HASH_STEP = 1 << 20
+
+
+class Blob(NamedTuple):
+    """Content in the store."""
+
+    digest: bytes
+    size: int
+
+
+class Blobs:
+    """The loose blobs of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def put_file(self, source: Path) -> Blob:
+        """Copy one file into the store; see `put_files`."""
+        return self.put_files([source])[0]
+
+    def put_files(self, sources: Iterable[Path]) -> list[Blob]:
+        """Copy (or clone) files into the store, with one round of flushes; never a hard link into it."""
+        blobs: list[Blob] = []
+        moves: dict[Path, Path] = {}
+        made: list[Path] = []
+        try:
+            for source in sources:
+                blob, temporary = self._copy(source)
+                made.append(temporary)
+                blobs.append(blob)
+                place = self.path_of(blob.digest)
+                if place not in moves and not self._is_intact(place, blob):
+                    moves[place] = temporary
+            with explained(self.store.loose):
+                flush_all(list(moves.values()))
+                rename_all([(temporary, place) for place, temporary in moves.items()])
+        finally:
+            for temporary in made:
+                remove_quietly(temporary)
+        return blobs
+
+    def path_of(self, digest: bytes) -> Path:
+        return self.store.loose_path(digest)
+
+    def read(self, digest: bytes) -> bytes:
+        """The content, verified."""
+        path = self.path_of(digest)
+        try:
+            data = read_file(path)
+        except FileNotFoundError as error:
+            raise StoreMissing(f"no blob {digest.hex()} in the store", hint="run `velo ingest`") from error
+        if blake3(data).digest() != digest:
+            raise StoreCorrupt(
+                f"{path} is damaged", hint="remove that file: what it held is stored again when it is needed"
+            )
+        return data
+
+    def _copy(self, source: Path) -> tuple[Blob, Path]:
+        file = open_quietly(source)
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise VeloError(f"{source} is no regular file", hint="leave it out")
+            with explained(self.store.loose):
+                copy, temporary = create_temporary(self.store.loose)
+                try:
+                    clone_or_copy(file, copy)
+                    os.fchmod(copy, 0o444)
+                    return _identify(copy), temporary
+                except BaseException:
+                    remove_quietly(temporary)
+                    raise
+                finally:
+                    os.close(copy)
+        finally:
+            os.close(file)
+
+    def _is_intact(self, path: Path, blob: Blob) -> bool:
+        try:
+            file = open_quietly(path)
+        except OSError:
+            return False
+        try:
+            return os.fstat(file).st_size == blob.size and _identify(file) == blob
+        finally:
+            os.close(file)
+
+
+def _identify(file: int) -> Blob:
+    hasher = blake3()
+    size = 0
+    while data := os.pread(file, _HASH_STEP, size):
+        hasher.update(data)
+        size += len(data)
+    return Blob(hasher.digest(), size)

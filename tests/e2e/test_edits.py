@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Never stale: whatever changes on disk after learning, the program sees what plain Python would see, or better."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.running import Velo
+from tests.support.tree import Tree
+
+UNWRITTEN = {"PYTHONDONTWRITEBYTECODE": "1"}
+APP = {"app.py": "import part; print(part.VALUE, part.__file__, part.__spec__.origin)\n", "part.py": "VALUE = 'old'\n"}
+
+
+def learned(tree: Tree, velo: Velo, *, env: dict[str, str | None] | None = None) -> None:
+    """Write the project, run it until its modules are served."""
+    tree.write(APP)
+    velo.both("app.py", env=env)
+
+
+def same_as_plain(velo: Velo, *arguments: str, env: dict[str, str | None] | None = None) -> str:
+    """Accelerated first, so that plain Python's bytecode files cannot help; then again, learned."""
+    first = velo.learn(*arguments, env=env)
+    plain = velo.plain(*arguments, env=env)
+    again = velo.learn(*arguments, env=env)
+    assert first.answer == plain.answer == again.answer
+    assert first.errors == again.errors == 0
+    return plain.stdout
+
+
+@pytest.mark.core
+def test_edit_after_learning_wins(tree: Tree, velo: Velo) -> None:
+    """A source file changed after learning is what the program sees, and what is served next."""
+    learned(tree, velo)
+    tree.write({"part.py": "VALUE = 'newer'\n"})
+
+    assert same_as_plain(velo, "app.py").startswith("newer")
+    assert velo.run("app.py").served >= 1
+
+
+def test_edit_after_ingest_wins(tree: Tree, velo: Velo) -> None:
+    """A source file changed after ingest is what the program sees."""
+    tree.write(APP).ingest()
+    tree.write({"part.py": "VALUE = 'newer'\n"})
+
+    assert velo.run("app.py").stdout.startswith("newer")
+
+
+@pytest.mark.core
+def test_unnoticeable_edit_wins(tree: Tree, velo: Velo) -> None:
+    """Same size, same inode, modification time set back: plain Python may be fooled by that, Velo is not."""
+    learned(tree, velo, env=UNWRITTEN)
+    tree.write_unnoticed("part.py", "VALUE = 'new'\n")
+
+    assert velo.run("app.py", env=UNWRITTEN).stdout.startswith("new ")
+    velo.wait_learned()
+    assert velo.run("app.py", env=UNWRITTEN).stdout.startswith("new ")
+
+
+def test_replaced_file_with_the_same_times(tree: Tree, velo: Velo) -> None:
+    """Another file of the same size moved into place with the old times, as `cp -p` and `git checkout` do."""
+    learned(tree, velo, env=UNWRITTEN)
+    before = (tree / "part.py").stat()
+    tree.write({"part.new": "VALUE = 'new'\n"})
+    os.utime(tree / "part.new", ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(tree / "part.new", tree / "part.py")
+
+    assert velo.run("app.py", env=UNWRITTEN).stdout.startswith("new ")
+
+
+def test_stale_bytecode_file_is_no_worse_than_plain(tree: Tree, velo: Velo) -> None:
+    """With a bytecode file that fools plain Python, Velo answers right or as plain Python does, never from memory."""
+    learned(tree, velo)
+    tree.write_unnoticed("part.py", "VALUE = 'new'\n")
+    plain = velo.plain("app.py").stdout.split()[0]
+
+    for _ in range(2):
+        assert velo.learn("app.py").stdout.split()[0] in (plain, "new")
+
+    shutil.rmtree(tree / "__pycache__")  # From here on plain Python knows better.
+    for _ in range(2):
+        assert velo.learn("app.py", env=UNWRITTEN).stdout.split()[0] == "new"
+
+
+def test_times_set_back_far(tree: Tree, velo: Velo) -> None:
+    """A modification time from long ago does not make new text look old."""
+    learned(tree, velo)
+    tree.write({"part.py": "VALUE = 'other'\n"})
+    os.utime(tree / "part.py", (1, 1))
+
+    assert same_as_plain(velo, "app.py").startswith("other")
+
+
+def test_edit_run_edit_run(tree: Tree, velo: Velo) -> None:
+    """Twenty edits of equal size, each run at once, while learners come and go: the newest is always seen."""
+    tree.write(APP)
+    for number in range(20):
+        (tree / "part.py").write_text(f"VALUE = {number:03}0 // 10\n".replace("= 0", "= 1"))
+        expected = velo.plain("-B", "-c", "print(eval(open('part.py').read()[8:]))").stdout.strip()
+
+        assert velo.run("-B", "app.py").stdout.split()[0] == expected
+    velo.wait_learned()
+
+    assert velo.run("-B", "app.py").stdout.split()[0] == expected
+
+
+def test_edit_while_the_program_runs(tree: Tree, velo: Velo) -> None:
+    """A module edited between the program's start and its import is imported as edited."""
+    tree.write(
+        {
+            "app.py": """
+                import other, os, time
+                before = os.stat("part.py")
+                open("part.py", "w").write("VALUE = 'new'\\n")
+                os.utime("part.py", ns=(before.st_atime_ns, before.st_mtime_ns))
+                import part
+                print(part.VALUE)
+                """,
+            "part.py": "VALUE = 'old'\n",
+            "other.py": "",
+        }
+    )
+    for _ in range(3):
+        tree.write({"part.py": "VALUE = 'old'\n"})
+        assert velo.learn("app.py", env=UNWRITTEN).stdout == "new\n"
+
+
+def test_touched_file_is_served_again(tree: Tree, velo: Velo) -> None:
+    """A file whose times changed but not its text gives the same answer."""
+    learned(tree, velo)
+    (tree / "part.py").touch()
+
+    assert same_as_plain(velo, "app.py").startswith("old")
+
+
+def test_reverted_edit(tree: Tree, velo: Velo) -> None:
+    """Edit, run, take it back, run: each run sees the text of its moment."""
+    learned(tree, velo)
+    for value in ("new", "old", "new", "old"):
+        tree.write({"part.py": f"VALUE = {value!r}\n"})
+        assert velo.learn("app.py", env=UNWRITTEN).stdout.startswith(value)
+
+
+PACKAGE = "VALUE = 'package'\n"
+CHANGES: dict[str, Callable[[Tree], object]] = {
+    "module becomes package": lambda tree: tree.write({"part.py": None, "part/__init__.py": PACKAGE}),
+    "package joins module": lambda tree: tree.write({"part/__init__.py": PACKAGE}),
+    "module deleted": lambda tree: tree.write({"part.py": None}),
+    "namespace folder beside module": lambda tree: tree.write({"part/inner.py": ""}),
+    "namespace instead of module": lambda tree: tree.write({"part.py": None, "part/inner.py": ""}),
+    "only bytecode left": lambda tree: (
+        tree.write({"part.py": None}),
+        (tree / "__pycache__").exists()
+        and [each.rename(tree / "part.pyc") for each in (tree / "__pycache__").glob("part.*.pyc")],
+    ),
+    "source unreadable as text": lambda tree: tree.write({"part.py": b"VALUE = '\xff'\n"}),
+    "syntax error": lambda tree: tree.write({"part.py": "VALUE = = 1\n"}),
+    "empty file": lambda tree: tree.write({"part.py": ""}),
+    "symbolic link": lambda tree: (
+        tree.write({"real/part.py": "VALUE = 'linked'\n", "part.py": None}),
+        (tree / "part.py").symlink_to("real/part.py"),
+    ),
+    "dangling link": lambda tree: (tree.write({"part.py": None}), (tree / "part.py").symlink_to("nowhere")),
+    "folder of that name": lambda tree: (tree.write({"part.py": None}), (tree / "part.py").mkdir()),
+    "bytecode file beside the source": lambda tree: shutil.copy(
+        next((tree / "__pycache__").glob("part.*.pyc")), tree / "part.pyc"
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_change_of_shape(tree: Tree, velo: Velo, change: str) -> None:
+    """Whatever takes a module's place on disk takes it in the program."""
+    tree.write(APP | {"app.py": "import part; print(getattr(part, 'VALUE', None), part.__spec__.origin)\n"})
+    velo.both("app.py")
+
+    CHANGES[change](tree)
+
+    same_as_plain(velo, "app.py")
+
+
+def test_package_turned_namespace(tree: Tree, velo: Velo) -> None:
+    """A package that loses its `__init__.py` becomes a namespace package, its modules still import."""
+    tree.write({"app.py": "import box.thing; print(box.__spec__.origin, box.__path__)"})
+    tree.write({"box/__init__.py": "", "box/thing.py": ""})
+    velo.both("app.py", served=2)
+    tree.write({"box/__init__.py": None})
+
+    assert "_NamespacePath" in same_as_plain(velo, "app.py")
+
+
+def test_package_gains_and_loses_modules(tree: Tree, velo: Velo) -> None:
+    """Submodules that appear and vanish are found and missed at once."""
+    probe = """
+        import importlib, box
+        for name in ("a", "b"):
+            try:
+                print(importlib.import_module("box." + name).__name__)
+            except ImportError as error:
+                print(error)
+        """
+    tree.write({"app.py": probe, "box/__init__.py": "", "box/a.py": ""})
+    velo.both("app.py", served=2)
+    tree.write({"box/b.py": ""})
+    same_as_plain(velo, "app.py")
+    tree.write({"box/a.py": None})
+    same_as_plain(velo, "app.py")
+    tree.write({"box/a/__init__.py": ""})
+
+    assert same_as_plain(velo, "app.py") == "box.a\nbox.b\n"
+
+
+def test_earlier_entry_gains_a_module(tree: Tree, velo: Velo) -> None:
+    """A module that appears in an earlier folder of the path hides the one learned from a later folder."""
+    tree.write(APP | {"app.py": APP["app.py"], "first/unrelated.py": "", "second/part.py": "VALUE = 'second'\n"})
+    tree.write({"part.py": None})
+    env: dict[str, str | None] = {"PYTHONPATH": f"{tree / 'first'}:{tree / 'second'}"}
+    assert velo.both("app.py", env=env).plain.stdout.startswith("second")
+
+    tree.write({"first/part.py": "VALUE = 'first'\n"})
+    assert same_as_plain(velo, "app.py", env=env).startswith("first")
+    tree.write({"part.py": "VALUE = 'script folder'\n"})
+    assert same_as_plain(velo, "app.py", env=env).startswith("script folder")
+    tree.write({"part.py": None, "first/part.py": None})
+    assert same_as_plain(velo, "app.py", env=env).startswith("second")
+
+
+def test_project_shadows_the_standard_library(tree: Tree, velo: Velo) -> None:
+    """A project's own `textwrap.py` wins over the standard library's, from the moment it appears."""
+    tree.write({"app.py": "import textwrap; print(textwrap.__file__)"})
+    velo.both("app.py")
+    tree.write({"textwrap.py": ""})
+
+    assert str(tree.folder) in same_as_plain(velo, "app.py")
+
+
+def test_earlier_folder_appears(tree: Tree, velo: Velo) -> None:
+    """A folder of the path that did not exist while learning counts once it exists."""
+    tree.write({"app.py": APP["app.py"], "second/part.py": "VALUE = 'second'\n"})
+    env: dict[str, str | None] = {"PYTHONPATH": f"{tree / 'first'}:{tree / 'second'}"}
+    velo.both("app.py", env=env)
+    tree.write({"first/part.py": "VALUE = 'first'\n"})
+
+    assert same_as_plain(velo, "app.py", env=env).startswith("first")
+
+
+def test_moved_project(tree: Tree, velo: Velo) -> None:
+    """A project that was moved, with another in its place, is not mistaken for the old one."""
+    learned(tree, velo)
+    tree.folder.rename(tree.folder.with_name("moved"))
+    tree.write(APP | {"part.py": "VALUE = 'new'\n"})
+
+    assert same_as_plain(velo, "app.py").startswith("new")
+    assert same_as_plain(velo, str(tree.folder.with_name("moved") / "app.py")).startswith("old")
+
+
+def test_reinstalled_package(tree: Tree, velo: Velo, site_packages: Tree) -> None:
+    """An upgraded package in `site-packages`, with times from the archive as installers set them."""
+    tree.write({"app.py": "import library, library.deep; print(library.VERSION, library.deep.VERSION)"})
+    for version in (1, 2):
+        if version == 2:
+            shutil.rmtree(site_packages / "library")
+        for name in ("library/__init__.py", "library/deep.py"):
+            site_packages.write({name: f"VERSION = {version}\n"})
+            os.utime(site_packages / name, (315532800, 315532800))
+
+        runs = velo.both("app.py", env=UNWRITTEN, served=2)
+
+        assert runs.second.stdout == f"{version} {version}\n"
+
+
+def test_two_projects_share_nothing_wrong(tree: Tree, velo: Velo) -> None:
+    """Equal file names in two projects, learned into one store, stay apart."""
+    for name in ("left", "right"):
+        tree.write({f"{name}/app.py": "import part; print(part.VALUE)", f"{name}/part.py": f"VALUE = {name!r}\n"})
+    for name in ("left", "right", "left", "right"):
+        result = velo.learn("app.py", cwd=tree / name)
+        assert result.stdout == f"{name}\n"
+    assert velo.run("app.py", cwd=tree / "left").served >= 1
+    assert velo.run("app.py", cwd=tree / "right").served >= 1
+
+
+def test_equal_text_at_two_places(tree: Tree, velo: Velo) -> None:
+    """Two files of the same text share bytecode, and each still knows its own name."""
+    text = "import sys\ndef where():\n    return where.__code__.co_filename, sys._getframe().f_code.co_filename\n"
+    tree.write({"app.py": "import a, b; print(a.where(), b.where())", "a.py": text, "b.py": text})
+
+    velo.both("app.py", served=2)
+
+
+def test_future_times(tree: Tree, velo: Velo) -> None:
+    """Files from the future, as a wrong clock leaves them, are learned and edits to them are seen."""
+    learned(tree, velo)
+    ahead = time.time() + 86400 * 365
+    os.utime(tree / "part.py", (ahead, ahead))
+    assert same_as_plain(velo, "app.py").startswith("old")
+    tree.write_unnoticed("part.py", "VALUE = 'new'\n")
+
+    assert velo.run("app.py", env=UNWRITTEN).stdout.split()[0] in ("new", velo.plain("app.py").stdout.split()[0])

@@ -12,7 +12,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import StoreLocked, VeloError
@@ -29,12 +29,13 @@ def exclusive(path: Path, *, wait: float = 0) -> Iterator[int]:
         while not _try(descriptor, path):
             if time.monotonic() >= deadline:
                 raise StoreLocked(
-                    f"{path.parent} is being written by process {_holder(descriptor)}",
+                    f"{path} is held by process {_holder(descriptor)}, which is writing there",
                     hint="wait for it, or run `velo doctor`",
                 )
             time.sleep(_PAUSE)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        with suppress(OSError):  # on a full disk the lock is held all the same
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -50,6 +50,7 @@ class Blobs:
 
     def put_files(self, sources: Iterable[Path]) -> list[Blob]:
         """Copy (or clone) files into the store, with one round of flushes; never a hard link into it."""
+        self.store.require_writable()
         blobs: list[Blob] = []
         moves: dict[Path, Path] = {}
         made: list[Path] = []

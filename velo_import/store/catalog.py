@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -169,6 +171,7 @@ class Catalog:
     @contextmanager
     def write(self) -> Iterator[Writing]:
         """Collect changes in the block and commit them, durably, at its end; an exception drops them all."""
+        self.store.require_writable()
         writing = Writing()
         yield writing
         for record in filter(None, self._judged.values()):
@@ -284,7 +287,7 @@ class Catalog:
             )
         with _explained(store):
             catalog = cls(store, _environment(store, 0))
-            catalog._open_tables(create=False)
+            catalog._open_tables()
         return catalog
 
     @classmethod
@@ -297,7 +300,7 @@ class Catalog:
             with _explained(store):
                 environment = _environment(store, map_size)
                 catalog = cls(store, environment)
-                catalog._open_tables(create=True)
+                catalog._open_tables()
                 environment.reader_check()  # frees the slots of readers that were killed
             if catalog._get("about", [b"format"]) == [(b"format", FORMAT)]:
                 return catalog
@@ -307,7 +310,8 @@ class Catalog:
             environment.close()
         return None
 
-    def _open_tables(self, *, create: bool) -> None:
+    def _open_tables(self, *, create: bool = False) -> None:
+        # Not in a transaction of ours: tables opened in one for reading are closed with it.
         for name in TABLES:
             self._tables[name] = self._environment.open_db(name.encode(), create=create)
 
@@ -374,10 +378,13 @@ def _environment(store: Store, map_size: int) -> lmdb.Environment:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether LMDB's file is as long as its newest state says: a shorter one would kill us with SIGBUS."""
+    """Whether the file may be mapped: LMDB checks little, and missing bytes would end us with SIGBUS.
+
+    It may honestly be shorter than its newest state says (the last pages can be free and never written), so
+    a short one is read by another process first.
+    """
     try:
         with open(folder / "data.mdb", "rb") as file:
-            size = os.fstat(file.fileno()).st_size
             needed = 0
             page = 4096
             for number in (0, 1):
@@ -386,9 +393,24 @@ def _is_whole(folder: Path) -> bool:
                 if magic != _LMDB_MAGIC or page.bit_count() != 1:
                     return False
                 needed = max(needed, (last + 1) * page)
+            if os.fstat(file.fileno()).st_size >= needed:
+                return True
     except OSError:
         return False
-    return size >= needed
+    probe = [sys.executable, "-I", "-S", "-c", _PROBE, str(folder), *sys.path]
+    return subprocess.run(probe, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+
+
+_PROBE = """
+import sys
+folder, sys.path[:] = sys.argv[1], sys.argv[2:]
+import lmdb
+environment = lmdb.open(folder, readonly=True, lock=False, create=False, max_dbs=16)
+with environment.begin() as transaction:
+    for name, _ in transaction.cursor():
+        for row in transaction.cursor(environment.open_db(name, txn=transaction, create=False)):
+            pass
+"""
 
 
 def _set_aside(folder: Path) -> None:

@@ -80,6 +80,12 @@ class Store:
         name = digest.hex()
         return self.loose / name[:2] / name[2:4] / name
 
+    def require_writable(self) -> None:
+        if self.readonly:
+            raise VeloError(
+                f"the store {self.home} is opened for reading only", hint="unset VELO_READONLY to write"
+            )
+
     def size_report(self) -> dict[str, int]:
         """Bytes on disk for each part; a file with several names counts once."""
         seen: set[tuple[int, int]] = set()

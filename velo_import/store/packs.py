@@ -57,12 +57,13 @@ class SealedPack(NamedTuple):
 
 
 class PackWriter:
-    """Collects payloads in a temporary file until the pack is sealed. As a context manager it abandons
-    what was not sealed."""
+    """Collects payloads in a temporary file until the pack is sealed. For one thread; as a context manager
+    it abandons what was not sealed."""
 
     def __init__(
         self, store: Store, *, label: str, kind: str, build: str = "", optimisation: int = 0
     ) -> None:
+        store.require_writable()
         self.store = store
         self.label = label
         self.kind = kind

@@ -177,7 +177,9 @@ def test_forked_children_that_leave_early(tree: Tree, velo: Velo) -> None:
 
 def test_exec_into_another_python(tree: Tree, velo: Velo) -> None:
     """A program that replaces itself by another is followed."""
-    tree.write(WORK | {"app.py": "import os, sys, work\nos.execv(sys.executable, ['python', 'child.py', '7'])\n"})
+    tree.write(
+        WORK | {"app.py": "import os, sys, work\nos.execv(sys.executable, ['python', 'child.py', '7'])\n"}
+    )
 
     velo.both("app.py", served=2)
 

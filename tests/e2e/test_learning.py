@@ -276,7 +276,9 @@ def test_learner_that_cannot_start(tree: Tree, velo: Velo) -> None:
 
 def test_two_programs_at_once(tree: Tree, velo: Velo) -> None:
     """Two programs that run and learn at the same time disturb neither each other nor the store."""
-    tree.write({"one.py": "import a_one, time; time.sleep(.2)", "two.py": "import a_two, time; time.sleep(.2)"})
+    tree.write(
+        {"one.py": "import a_one, time; time.sleep(.2)", "two.py": "import a_two, time; time.sleep(.2)"}
+    )
     tree.write({"a_one.py": "", "a_two.py": "", "sub/three.py": ""})
     for _ in range(3):
         programs = [

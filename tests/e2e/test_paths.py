@@ -104,7 +104,9 @@ def test_archives(tree: Tree, velo: Velo) -> None:
     """Modules from a zip file on the path, before and behind ordinary folders; data and tracebacks too."""
     inside = {"packed/__init__.py": "", "packed/part.py": "def fail():\n    raise ValueError('inside')\n"}
     archive = tree.archive("library.zip", inside)
-    tree.write({"app.py": SHOW, "lib/plain.py": "", "fail.py": "import packed.part, plain; packed.part.fail()"})
+    tree.write(
+        {"app.py": SHOW, "lib/plain.py": "", "fail.py": "import packed.part, plain; packed.part.fail()"}
+    )
     for order in ([archive, tree / "lib"], [tree / "lib", archive], [archive / "packed", tree / "lib"]):
         env = {"PYTHONPATH": ":".join(map(str, order))}
         velo.both("app.py", "packed.part", "part", "plain", env=env)
@@ -124,7 +126,9 @@ def test_namespace_package_over_two_roots(tree: Tree, velo: Velo) -> None:
 
 def test_regular_package_behind_namespace_portion(tree: Tree, velo: Velo) -> None:
     """A regular package in a later folder wins over a bare folder in an earlier one."""
-    tree.write({"app.py": SHOW, "one/thing/data.txt": "", "two/thing/__init__.py": "", "two/thing/part.py": ""})
+    tree.write(
+        {"app.py": SHOW, "one/thing/data.txt": "", "two/thing/__init__.py": "", "two/thing/part.py": ""}
+    )
     env = {"PYTHONPATH": f"{tree / 'one'}:{tree / 'two'}"}
     velo.both("app.py", "thing.part", env=env, served=2)
     tree.write({"one/thing/__init__.py": ""})
@@ -139,7 +143,11 @@ def test_legacy_namespace_packages(tree: Tree, velo: Velo) -> None:
     tree.write({"one/shared/left.py": "", "two/shared/right.py": ""})
 
     velo.both(
-        "app.py", "shared.left", "shared.right", env={"PYTHONPATH": f"{tree / 'one'}:{tree / 'two'}"}, served=3
+        "app.py",
+        "shared.left",
+        "shared.right",
+        env={"PYTHONPATH": f"{tree / 'one'}:{tree / 'two'}"},
+        served=3,
     )
 
 
@@ -425,7 +433,9 @@ def test_names_that_are_not_text(tree: Tree, velo: Velo) -> None:
     """Folders and files whose names are not UTF-8, on the path and beside modules."""
     odd = Path(str(tree.folder) + "/caf\udce9")
     Tree(odd).write({"part.py": "", "gar\udce7on.py": ""})
-    tree.write({"app.py": f"import sys\nsys.path.insert(0, {str(odd)!r})\nimport part; print(ascii(part.__file__))"})
+    tree.write(
+        {"app.py": f"import sys\nsys.path.insert(0, {str(odd)!r})\nimport part; print(ascii(part.__file__))"}
+    )
 
     velo.both("app.py")
 

@@ -79,7 +79,9 @@ def test_module(tree: Tree, velo: Velo) -> None:
 
 def test_module_inside_a_package(tree: Tree, velo: Velo) -> None:
     """`python -m package.module`, and the name it finds itself under."""
-    tree.write(PROJECT | {"tool/inner.py": "import sys; print(__name__, __package__, __spec__.name, __file__)"})
+    tree.write(
+        PROJECT | {"tool/inner.py": "import sys; print(__name__, __package__, __spec__.name, __file__)"}
+    )
 
     velo.both("-m", "tool.inner", served=2)
 
@@ -125,7 +127,9 @@ def test_folder_and_archive_with_main(tree: Tree, velo: Velo) -> None:
 @pytest.mark.core
 def test_entry_point_script(tree: Tree, velo: Velo, python: Path, site_packages: Tree) -> None:
     """A command that pip installed: its first line names the interpreter, `velo run -- command` runs it."""
-    site_packages.write({"tool/__init__.py": "", "tool/cli.py": "def main():\n    print('ran')\n    return 7\n"})
+    site_packages.write(
+        {"tool/__init__.py": "", "tool/cli.py": "def main():\n    print('ran')\n    return 7\n"}
+    )
     script = python.parent / "tool"
     script.write_text(f"#!{python}\nimport sys\nfrom tool.cli import main\nsys.exit(main())\n")
     script.chmod(0o755)
@@ -166,7 +170,9 @@ def test_command_that_cannot_start(tree: Tree, velo: Velo) -> None:
     assert "Traceback" not in missing.stderr + refused.stderr
 
 
-@pytest.mark.parametrize("ending", ["sys.exit(5)", "sys.exit('message')", "os._exit(9)", "1/0", "raise SystemExit"])
+@pytest.mark.parametrize(
+    "ending", ["sys.exit(5)", "sys.exit('message')", "os._exit(9)", "1/0", "raise SystemExit"]
+)
 def test_exit_code(tree: Tree, velo: Velo, ending: str) -> None:
     """However a program ends, its exit code and its last words are the same."""
     tree.write({"app.py": f"import os, sys, helper\nprint('here', flush=True)\n{ending}\n", "helper.py": ""})

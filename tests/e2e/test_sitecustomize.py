@@ -20,8 +20,12 @@ SHOW = """
 @pytest.mark.core
 def test_sitecustomize_of_the_environment(tree: Tree, velo: Velo, site_packages: Tree) -> None:
     """The environment's own sitecustomize runs once and is what `import sitecustomize` gives."""
-    tree.write({"app.py": SHOW + "    import sitecustomize\n    print(sitecustomize is module)\n", "part.py": ""})
-    site_packages.write({"sitecustomize.py": "import sys\nprint('hello from', __name__)\nGREETING = 'mine'\n"})
+    tree.write(
+        {"app.py": SHOW + "    import sitecustomize\n    print(sitecustomize is module)\n", "part.py": ""}
+    )
+    site_packages.write(
+        {"sitecustomize.py": "import sys\nprint('hello from', __name__)\nGREETING = 'mine'\n"}
+    )
 
     runs = velo.both("app.py")
 
@@ -70,7 +74,7 @@ def test_sitecustomize_that_fails_verbosely(tree: Tree, velo: Velo, site_package
     plain = velo.plain("-v", "app.py")
     result = velo.learn("-v", "app.py")
 
-    assert "sitecustomize.py\", line 2, in inner" in plain.stderr
+    assert 'sitecustomize.py", line 2, in inner' in plain.stderr
     assert traceback(result.stderr) == traceback(plain.stderr)
 
 
@@ -152,7 +156,11 @@ def test_sitecustomize_from_the_store(tree: Tree, velo: Velo, site_packages: Tre
 
 def test_without_any_other(tree: Tree, velo: Velo) -> None:
     """Where there is no other sitecustomize, importing it fails as it does without Velo."""
-    tree.write({"app.py": "import part\ntry:\n    import sitecustomize\nexcept ImportError as error:\n    print(error)\n"})
+    tree.write(
+        {
+            "app.py": "import part\ntry:\n    import sitecustomize\nexcept ImportError as error:\n    print(error)\n"
+        }
+    )
     tree.write({"part.py": ""})
 
     velo.both("app.py")

@@ -79,7 +79,9 @@ def test_switch_that_does_not_matter(tree: Tree, velo: Velo, switches: list[str]
 
 def test_no_debug_ranges(tree: Tree, velo: Velo) -> None:
     """-X no_debug_ranges leaves the carets out of tracebacks, also of modules that were learned with them."""
-    tree.write({"app.py": "import part; part.fail()", "part.py": "def fail():\n    return (1 + 2) / (3 - 3)\n"})
+    tree.write(
+        {"app.py": "import part; part.fail()", "part.py": "def fail():\n    return (1 + 2) / (3 - 3)\n"}
+    )
     env = {"PYTHONDONTWRITEBYTECODE": "1"}
     velo.both("app.py", env=env)
     velo.both("-X", "no_debug_ranges", "app.py", served=0, env=env)

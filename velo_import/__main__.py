@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which door a command takes: `run` and `learn` are start-up code and skip the command line's machinery.
 
-Knows only the first word. `velo run` execs the program, so it must not import click or anything else that is slow.
+Knows only the first word. `velo run` execs the program, so it must not import click or anything else that
+is slow.
 """
 
 import sys

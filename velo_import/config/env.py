@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every VELO_* variable, once: its name, what it means, what it takes. Leaves reading them to those who use them.
+"""Every VELO_* variable, once: its name, what it means, what it takes. Leaves reading them to those who use
+them.
 
 The README's table is generated from here (`python -m velo_import.config.env`) and a test compares the two.
 The hook cannot import this file, so it repeats the names; a test compares those as well.

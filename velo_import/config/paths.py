@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where things are, without importing anything: `velo run` pays for every millisecond spent here.
 
-Knows the store's default place (the hook repeats the rule, a test compares) and which configuration files count.
-Leaves reading them to settings.py.
+Knows the store's default place (the hook repeats the rule, a test compares) and which configuration files
+count. Leaves reading them to settings.py.
 """
 
 import os
@@ -54,7 +54,9 @@ def user_file(environ: Mapping[str, str]) -> str:
 
 
 def configuration_files(folder: str, environ: Mapping[str, str]) -> list[Found]:
-    """Files that may hold settings, strongest first: nearest velo.toml, nearest pyproject.toml that names us, the user's."""
+    """Files that may hold settings, strongest first: nearest velo.toml, nearest pyproject.toml that names
+    us, the user's.
+    """
     found: dict[str, str] = {}
     while True:
         for kind in (PROJECT_FILE, PYPROJECT):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One frozen answer to "what does the user want", with the origin of every value.
 
-Precedence: flag > variable > velo.toml (nearest upward) > [tool.velo] in pyproject.toml > user file > default.
-Knows the keys and their types; leaves acting on them to everyone else. Its surprise: a wrong value in a file is
-reported by `velo config validate` and refused by the commands that report, but `velo run` ignores it in silence.
+Precedence: flag > variable > velo.toml (nearest upward) > [tool.velo] in pyproject.toml > user file >
+default. Knows the keys and their types; leaves acting on them to everyone else. Its surprise: a wrong value
+in a file is reported by `velo config validate` and refused by the commands that report, but `velo run`
+ignores it in silence.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Key:
-    """One key of velo.toml; `read` turns a raw TOML value into ours or raises ValueError saying what is wanted."""
+    """One key of velo.toml; `read` turns a raw TOML value into ours or raises ValueError saying what is
+    wanted.
+    """
 
     name: str
     meaning: str
@@ -142,13 +145,15 @@ def _resolve(
     flags: Mapping[str, Any],
     problems: list[Problem],
 ) -> Value:
-    """The strongest usable value of one key; weaker files are still checked, so that their faults are seen."""
+    """The strongest usable value of one key; weaker files are checked too, so that their faults are seen."""
     candidates: list[tuple[Any, str, str]] = []
     if flags.get(key.name) is not None:
         candidates.append((flags[key.name], os.getcwd(), "flag"))
     if key.variable and environ.get(key.variable):
         candidates.append((environ[key.variable], os.getcwd(), f"variable {key.variable}"))
-    candidates += [(table[key.name], os.path.dirname(path), path) for path, table in tables if key.name in table]
+    candidates += [
+        (table[key.name], os.path.dirname(path), path) for path, table in tables if key.name in table
+    ]
     chosen: Value | None = None
     for raw, base, origin in candidates:
         try:

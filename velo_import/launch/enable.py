@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Velo in one environment for good: a `.pth` file, and for CPython 3.15+ a `.start` file, in its site-packages.
+"""Velo in one environment for good: a `.pth` file, and for CPython 3.15+ a `.start` file, in its
+site-packages.
 
-Knows what those files say and removes exactly them. Leaves finding modules to the hook, which they load by location.
-The surprise: an exception in a `.pth` line is printed at every start of that Python, so the line swallows everything,
-also the day when Velo itself has been uninstalled.
+Knows what those files say and removes exactly them. Leaves finding modules to the hook, which they load by
+location. The surprise: an exception in a `.pth` line is printed at every start of that Python, so the line
+swallows everything, also the day when Velo itself has been uninstalled.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def enable(environment: Path, home: str) -> Change:
                 hint="Velo accelerates CPython 3.11 and later",
             )
     learns = prepare(home)
-    written = [path for site in sites for path in _write_files(site, files_for(site, injection_folder(), home))]
+    written = [
+        path for site in sites for path in _write_files(site, files_for(site, injection_folder(), home))
+    ]
     return Change(tuple(written), learns)
 
 
@@ -88,7 +91,8 @@ def find_sites(environment: Path) -> list[Site]:
             sites.append(Site(folder.absolute(), (int(found[1]), int(found[2]))))
     if not sites:
         raise UsageFault(
-            f"{environment} has no lib/python3.*/site-packages", hint="Velo accelerates CPython 3.11 and later"
+            f"{environment} has no lib/python3.*/site-packages",
+            hint="Velo accelerates CPython 3.11 and later",
         )
     return sites
 
@@ -97,7 +101,7 @@ def files_for(site: Site, injection: str, home: str) -> dict[str, str]:
     """Names and contents; pure ASCII, because the encoding in which .pth files are read has changed twice."""
     code = start_code(os.path.join(injection, "sitecustomize.py"), home)
     # `exec` of a string: a .pth line cannot hold a `try`.
-    files = {PTH: f"{MARK}\nimport sys; exec({code!r})\n"}
+    files = {PTH: f"{MARK}\nimport sys; exec({code!a}, {{}})\n"}
     if site.version >= START_SINCE:
         body = "".join(f"    {line}\n" for line in code.splitlines())
         files[START_MODULE] = (
@@ -110,11 +114,11 @@ def files_for(site: Site, injection: str, home: str) -> dict[str, str]:
 
 def start_code(sitecustomize: str, home: str) -> str:
     """Statements that load our sitecustomize by location, in its `.pth` mode, and never fail."""
-    names = f'{{"__name__": "_velo_pth", "__file__": {sitecustomize!a}, "VELO_HOME_DEFAULT": {os.path.abspath(home)!a}}}'
+    names = {"__name__": "_velo_pth", "__file__": sitecustomize, "VELO_HOME_DEFAULT": os.path.abspath(home)}
     return (
         "try:\n"
         f"    with open({sitecustomize!a}, 'rb') as file: code = file.read()\n"
-        f"    exec(compile(code, {sitecustomize!a}, 'exec'), {names})\n"
+        f"    exec(compile(code, {sitecustomize!a}, 'exec'), {names!a})\n"
         "except Exception: pass\n"
     )
 
@@ -141,7 +145,8 @@ def _write_files(site: Site, files: dict[str, str]) -> list[Path]:
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise VeloError(
-                f"cannot write {path}: {error.strerror}", hint="check the owner and the free space of that folder"
+                f"cannot write {path}: {error.strerror}",
+                hint="check the owner and the free space of that folder",
             ) from None
         written.append(path)
     return written

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment of an accelerated program, from the one it would have had. A pure function: no clock, no files.
+"""The environment of an accelerated program, from the one it would have had. A pure function: no clock, no
+files.
 
-The surprise: an empty entry of PYTHONPATH means the current folder, so no separator may be left dangling, and none
-that the user left dangling may be lost.
+The surprise: an empty entry of PYTHONPATH means the current folder, so no separator may be left dangling,
+and none that the user left dangling may be lost.
 """
 
 import os
@@ -18,7 +19,9 @@ def child_environment(
     check: str = "",
     learn: bool = True,
 ) -> dict[str, str]:
-    """What the child gets. Applied twice it changes nothing; with VELO_DISABLE set it changes nothing at all."""
+    """What the child gets. Applied twice it changes nothing; with VELO_DISABLE set it changes nothing at
+    all.
+    """
     child = dict(environ)
     if is_disabled(environ) or not can_inject(injection_folder):
         return child

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`velo run`: become the program, with Velo in its environment. Prints nothing unless the program cannot start.
+"""`velo run`: become the program, with Velo in its environment. Prints nothing unless the program cannot
+start.
 
-This is start-up code: every import here is paid by every run (tests/test_launch.py keeps the list). So it parses its
-own four options, and reads configuration files only where they exist.
+This is start-up code: every import here is paid by every run (tests/test_launch.py keeps the list). So it
+parses its own four options, and reads configuration files only where they exist.
 """
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 
 from ..config.paths import configuration_files, default_home
@@ -56,7 +56,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Split `--manifest F --check MODE -- CMD ...` into options and command; the first plain word starts the command."""
+    """Split `--manifest F --check MODE -- CMD ...` into options and command; the first plain word starts
+    the command.
+    """
     options: dict[str, str] = {}
     at = 0
     while at < len(arguments) and arguments[at].startswith("-"):
@@ -103,7 +105,9 @@ def original_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _configured(environ: Mapping[str, str]) -> dict[str, str]:
-    """What configuration files say; a broken file must not keep a program from running, so it is passed over."""
+    """What configuration files say; a broken file must not keep a program from running, so it is passed
+    over.
+    """
     try:
         folder = os.getcwd()
     except OSError:  # The current folder was deleted: the program may still run.
@@ -148,7 +152,9 @@ def _execute(command: list[str], environment: dict[str, str]) -> int:
     except FileNotFoundError:
         return _cannot_start(command[0], "not found", NOT_FOUND)
     except OSError as error:
-        if error.errno == 8:  # ENOEXEC: a script without `#!`. As execvp(3) and every shell do, hand it to sh.
+        if (
+            error.errno == 8
+        ):  # ENOEXEC: a script without `#!`. As execvp(3) and every shell do, hand it to sh.
             return _execute_script(command, environment)
         return _cannot_start(command[0], (error.strerror or str(error)).lower(), CANNOT_START)
     except ValueError as error:
@@ -166,7 +172,9 @@ def _execute_script(command: list[str], environment: dict[str, str]) -> int:
 
 
 def _cannot_start(program: str, reason: str, code: int) -> int:
-    _complain(f"cannot start {program!r}: {reason}", "is it installed, and on PATH?" if code == NOT_FOUND else "")
+    _complain(
+        f"cannot start {program!r}: {reason}", "is it installed, and on PATH?" if code == NOT_FOUND else ""
+    )
     return code
 
 

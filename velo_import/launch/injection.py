@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a program needs to find Velo: the folder with our `sitecustomize`, and the command that learns.
 
-Knows where both are in an installation and in a checkout. Leaves everything in the store but `run/learner` to the
-store's own modules, which cost 40 ms to import: `velo run` cannot wait for them.
+Knows where both are in an installation and in a checkout. Leaves everything in the store but `run/learner`
+to the store's own modules, which cost 40 ms to import: `velo run` cannot wait for them.
 """
 
 import os
@@ -15,7 +15,9 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def injection_folder() -> str:
-    """The folder that PYTHONPATH gets: `velo_import/_inject` when installed, `sitecustomize/` in a checkout."""
+    """The folder that PYTHONPATH gets: `velo_import/_inject` when installed, `sitecustomize/` in a
+    checkout.
+    """
     installed = os.path.join(_PACKAGE, "_inject")
     if os.path.isfile(os.path.join(installed, "sitecustomize.py")):
         return installed
@@ -25,8 +27,9 @@ def injection_folder() -> str:
 def learner_command() -> list[str]:
     """How a detached process learns. `-I`: nothing of the program's environment may change what it does."""
     parent = os.path.dirname(_PACKAGE)
-    # -I hides checkouts, user installations and PYTHONPATH, so the command says where Velo is. A checkout goes first
-    # (it may differ from an installed Velo), a site-packages folder last (it may shadow the standard library).
+    # -I hides checkouts, user installations and PYTHONPATH, so the command says where Velo is. A checkout
+    # goes first (it may differ from an installed Velo), a site-packages folder last (it may shadow the
+    # standard library).
     place = "len(sys.path)" if parent.endswith(("site-packages", "dist-packages")) else "0"
     code = (
         "import sys; folder = sys.argv[1]; "

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `velo doctor` looks at. Each check is a function that says what it found; none of them changes
+anything.
+
+The surprise: whether the hook installs itself is not deduced but tried, in the interpreter in question.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config.settings import Settings
+from ..errors import StoreMissing, VeloError
+from ..format.manifest import manifest_key
+from ..host.filesystems import filesystem_of
+from ..ingest.interpreter import Interpreter, probe
+from ..launch.enable import enabled_files, find_sites
+from ..launch.environment import can_inject, child_environment, is_disabled
+from ..launch.injection import injection_folder
+from ..store.layout import Store
+from .manifests import LAYERS, read_manifest
+
+LOW_SPACE = 500_000_000
+PATIENCE_SECONDS = 60
+LAST_LEARN = "last-learn.json"
+
+
+class Finding(NamedTuple):
+    """One line of the report; `mark` is ok, warn or fail."""
+
+    mark: str
+    name: str
+    text: str
+    hint: str = ""
+
+
+def ok(name: str, text: str, hint: str = "") -> Finding:
+    return Finding("ok", name, text, hint)
+
+
+def warn(name: str, text: str, hint: str) -> Finding:
+    return Finding("warn", name, text, hint)
+
+
+def fail(name: str, text: str, hint: str) -> Finding:
+    return Finding("fail", name, text, hint)
+
+
+def examine(settings: Settings, python: str, environ: dict[str, str]) -> Iterator[Finding]:
+    """All checks, in the order in which one needs the other."""
+    yield from configuration(settings)
+    yield from variables(environ)
+    yield from store(settings)
+    yield from injection(environ)
+    yield from learner(Path(settings.home))
+    yield from last_learn(Path(settings.home))
+    try:
+        interpreter = probe(python)
+    except VeloError as error:
+        yield fail("interpreter", error.message, error.hint or "name a CPython 3.11 or later with --python")
+        return
+    yield from supported(interpreter)
+    yield from customizers(interpreter, environ)
+    yield from hook(interpreter, settings, environ)
+    yield from manifests(interpreter, settings)
+    yield from freshness(interpreter, settings)
+    yield from enabled(interpreter)
+
+
+def configuration(settings: Settings) -> Iterator[Finding]:
+    if not settings.problems:
+        yield ok("configuration", f"{len(settings.files)} files" if settings.files else "no files, defaults")
+    for problem in settings.problems:
+        text = ": ".join(part for part in (problem.file, problem.key, problem.message) if part)
+        yield warn("configuration", text, "see `velo config validate`")
+
+
+def variables(environ: dict[str, str]) -> Iterator[Finding]:
+    if is_disabled(environ):
+        yield warn("variables", "VELO_DISABLE is set: programs run without Velo", "unset VELO_DISABLE")
+    if environ.get("VELO_READONLY", "0") not in ("", "0"):
+        yield warn("variables", "VELO_READONLY is set: nothing is learned", "unset VELO_READONLY")
+    if environ.get("PYTHONVERBOSE"):
+        yield warn("variables", "PYTHONVERBOSE is set: under -v the hook stands aside", "unset PYTHONVERBOSE")
+    yield ok(
+        "flags",
+        "python -I, -E and -S ignore PYTHONPATH injection; `velo enable VENV` covers -I and -E, nothing covers -S",
+    )
+
+
+def store(settings: Settings) -> Iterator[Finding]:
+    home = Path(settings.home)
+    try:
+        opened = Store.open(home, readonly=True)
+    except StoreMissing:
+        yield from _may_be_made(home)
+        return
+    except VeloError as error:
+        yield fail("store", error.message, error.hint or "set VELO_HOME to another folder")
+        return
+    yield ok("store", f"{home} ({settings.values['home'].origin})")
+    if not os.access(opened.home, os.W_OK) or not os.access(opened.run, os.W_OK):
+        yield warn("store", "cannot be written: nothing is learned", "make it writable, or set VELO_HOME")
+    yield from _space(home)
+    kind = filesystem_of(home)
+    if kind.network:
+        yield fail("store", f"is on a network file system ({kind.name})", "set VELO_HOME to a local folder")
+    else:
+        yield ok("store", f"file system {kind.name}")
+
+
+def _may_be_made(home: Path) -> Iterator[Finding]:
+    parent = home
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        yield fail(
+            "store", f"{home} cannot be made in {parent}", "set VELO_HOME to a folder you can write to"
+        )
+        return
+    yield ok("store", f"{home} does not exist yet", "`velo run` makes it")
+    yield from _space(parent)
+
+
+def _space(folder: Path) -> Iterator[Finding]:
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if free < LOW_SPACE:
+        yield warn(
+            "space", f"{free // 1_000_000} MB free at {folder}", "free some, or set VELO_HOME elsewhere"
+        )
+    else:
+        yield ok("space", f"{free / 1e9:.1f} GB free")
+
+
+def injection(environ: dict[str, str]) -> Iterator[Finding]:
+    folder = injection_folder()
+    if not os.path.isfile(os.path.join(folder, "sitecustomize.py")):
+        yield fail("injection", f"{folder}/sitecustomize.py is missing", "install Velo again")
+    elif not can_inject(folder):
+        yield fail("injection", f"{folder} has a `:` in its name", "install Velo in another folder")
+    elif folder in environ.get("PYTHONPATH", "").split(os.pathsep):
+        yield ok("injection", "this shell injects Velo through PYTHONPATH")
+    else:
+        yield ok("injection", "not in this shell", "use `velo run -- CMD`, `velo env` or `velo enable VENV`")
+
+
+def learner(home: Path) -> Iterator[Finding]:
+    """Run the command that the hook would start, with a question instead of notes."""
+    try:
+        words = os.fsdecode((home / "run" / "learner").read_bytes()).rstrip("\0").split("\0")
+    except OSError:
+        yield ok("learner", "not set up yet", "`velo run` does that")
+        return
+    try:
+        done = _ask([*words, "--check"], {**os.environ, "VELO_DISABLE": "1", "PYTHONPATH": ""})
+    except (OSError, subprocess.TimeoutExpired) as error:
+        yield fail(
+            "learner", f"{words[0]} cannot be started: {error}", "run `velo run -- true` to set it up again"
+        )
+        return
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        yield fail("learner", f"does not work: {last}", "install Velo again, then run `velo run -- true`")
+    else:
+        yield ok("learner", words[0])
+
+
+def last_learn(home: Path) -> Iterator[Finding]:
+    try:
+        record: dict[str, Any] = json.loads((home / "run" / LAST_LEARN).read_bytes())
+        minutes = (time.time() - float(record["time"])) / 60
+        error = record.get("error")
+    except (OSError, ValueError, KeyError, TypeError):
+        yield ok("last learn", "none recorded")
+        return
+    text = f"{minutes:.0f} min ago, {record.get('prefix', '')}"
+    if error:
+        yield warn(
+            "last learn", f"{text}: {error}", str(record.get("hint") or "run `velo ingest` to see more")
+        )
+    else:
+        yield ok("last learn", text)
+
+
+def supported(interpreter: Interpreter) -> Iterator[Finding]:
+    name = f"{interpreter.implementation} {interpreter.version}, {interpreter.executable}"
+    if interpreter.gil_disabled:
+        hint = "nothing breaks; use the build with the GIL to gain anything"
+        yield warn("interpreter", f"{name}: a free-threaded build, on which the hook is inert", hint)
+    else:
+        yield ok("interpreter", name)
+
+
+def customizers(interpreter: Interpreter, environ: dict[str, str]) -> Iterator[Finding]:
+    """Another sitecustomize is chained, so that it runs as before; people want to know which."""
+    code = "import sys; m = sys.modules.get('sitecustomize'); print(getattr(m, '__file__', None) or '')"
+    try:
+        done = _ask([interpreter.executable, "-c", code], {**environ, "VELO_DISABLE": "1"})
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    other = done.stdout.strip()
+    if other and os.path.dirname(other) != injection_folder():
+        yield ok("sitecustomize", f"{other} is run after Velo's own")
+    else:
+        yield ok("sitecustomize", "no other")
+
+
+def hook(interpreter: Interpreter, settings: Settings, environ: dict[str, str]) -> Iterator[Finding]:
+    """Start the interpreter with Velo in its environment and see whether the hook reports."""
+    if interpreter.gil_disabled or is_disabled(environ):
+        return
+    with tempfile.TemporaryDirectory(prefix="velo-doctor-") as folder:
+        target = os.path.join(folder, "stats")
+        plain = {name: value for name, value in environ.items() if name not in ("VELO_LOG", "PYTHONVERBOSE")}
+        child = child_environment(plain, injection_folder=injection_folder(), home=settings.home, learn=False)
+        try:
+            # `import this` would print; json is a package that no start-up has loaded.
+            _ask([interpreter.executable, "-c", "import json"], {**child, "VELO_STATS": target})
+            record: dict[str, Any] = json.loads(Path(target).read_text(encoding="utf-8").splitlines()[0])
+        except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
+            if Path(settings.home).exists():
+                hint = "look for a sitecustomize or .pth that replaces sys.path_hooks, and at the store's permissions"
+                yield fail("hook", "does not install itself in this interpreter", hint)
+            else:
+                yield ok("hook", "waits for a store", "`velo run` makes it")
+            return
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in record["reasons"].items())
+    if record["errors"]:
+        yield warn("hook", f"active, with faults: {reasons}", "run `velo ingest` for this environment")
+    else:
+        yield ok("hook", f"active, served {record['served']} modules" + (f"; {reasons}" if reasons else ""))
+
+
+def manifests(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]:
+    build = interpreter.build()
+    folder = Path(settings.home) / "manifests" / "v1" / manifest_key(build, interpreter.prefix)
+    found = [folder / f"{layer}.velo" for layer in LAYERS if (folder / f"{layer}.velo").exists()]
+    if not found:
+        hint = "the second `velo run` is fast; `velo ingest` does it ahead of time"
+        yield ok("manifests", f"none yet for {interpreter.prefix}", hint)
+    for path in found:
+        try:
+            manifest = read_manifest(path)
+        except VeloError as error:
+            yield fail("manifests", error.message, error.hint or f"remove {path}")
+            continue
+        if manifest.build.identity() != build.identity():
+            yield warn("manifests", f"{path} is of another build", "run `velo ingest` again")
+        else:
+            yield ok(
+                "manifests", f"{path.name}: {len(manifest.folders)} folders, {len(manifest.packs)} packs"
+            )
+        packs = Path(settings.home) / "packs" / "v1"
+        gone = [pack.name for pack in manifest.packs if not (packs / pack.name).exists()]
+        if gone:
+            yield warn("manifests", f"{path.name}: {len(gone)} packs are missing", "run `velo ingest` again")
+
+
+def freshness(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]:
+    """Which check the environment's file system gets; `auto` asks the kernel, everything else was chosen."""
+    kind = filesystem_of(interpreter.prefix)
+    automatic = "root" if kind.network else "none" if kind.immutable else "stat"
+    chosen = automatic if settings.check == "auto" else settings.check
+    origin = "automatic" if settings.check == "auto" else settings.values["check"].origin
+    text = f"{chosen} ({origin}); {interpreter.prefix} is on {kind.name}"
+    if chosen == "none" and not kind.immutable:
+        yield warn("check", f"{text}, which can change", "use stat, unless this tree is never edited")
+    else:
+        yield ok("check", text)
+
+
+def enabled(interpreter: Interpreter) -> Iterator[Finding]:
+    try:
+        sites = find_sites(Path(interpreter.prefix))
+    except VeloError:
+        return
+    files = [path for site in sites for path in enabled_files(site)]
+    if not files:
+        return
+    folder = injection_folder()
+    texts = [path.read_text("utf-8", "replace") for path in files if path.suffix == ".pth"]
+    if any(ascii(folder)[1:-1] in text for text in texts):
+        yield ok("enabled", f"for good, by {files[0]}")
+    else:
+        yield warn(
+            "enabled", f"{files[0]} names another Velo", f"run `velo enable {interpreter.prefix}` again"
+        )
+
+
+def _ask(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=PATIENCE_SECONDS,
+    )

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several commands need: the settings, the store, the --json flag."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ..config.settings import Settings, load, require_valid
+from ..store.layout import Store
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_flag(command: Command) -> Command:
+    """Adds `--json`, passed on as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")(command)
+
+
+def python_option(command: Command) -> Command:
+    """Adds `--python PY`."""
+    return click.option("--python", metavar="PY", help="The interpreter; default: python3 on PATH.")(command)
+
+
+def settings(**flags: Any) -> Settings:
+    """The settings for the current folder; refuses values that cannot be used."""
+    return require_valid(load(os.environ, current_folder(), flags))
+
+
+def current_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # deleted under our feet
+        return "/"
+
+
+def open_store(*, create: bool = False) -> Store:
+    return Store.open(Path(settings().home), create=create, readonly=not create)
+
+
+def default_python() -> str:
+    """The interpreter that `python` in this shell means: that of the active environment first."""
+    import shutil
+
+    active = os.environ.get("VIRTUAL_ENV")
+    if active and os.access(f"{active}/bin/python", os.X_OK):
+        return f"{active}/bin/python"
+    import sys
+
+    return shutil.which("python3") or sys.executable

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`velo learn`: reads a program's notes from stdin and publishes what it imported. The hook starts it.
+
+Its surprise: it says nothing, because nobody is there to read it; how it went is written to
+`run/last-learn.json`, where `velo doctor` finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..config.settings import load
+from ..errors import VeloError
+from ..host.files import publish
+from ..host.processes import calm_down
+from ..ingest import learn
+from ..store.layout import Store
+from .checks import LAST_LEARN
+from .common import current_folder
+
+LOCK_DESCRIPTOR = 3
+
+
+@click.command("learn", hidden=True)
+@click.option("--check", is_flag=True, help="Do nothing: everything that learning needs could be loaded.")
+def command(check: bool) -> int:
+    """Publish what a program imported; called by the hook."""
+    if check:
+        return 0
+    settings = load(os.environ, current_folder())
+    if not settings.learn_enabled:
+        return 0
+    calm_down(cpu_seconds=settings.learn_cpu_seconds)
+    notes = sys.stdin.buffer.read()
+    record: dict[str, Any] = {"prefix": _prefix(notes)}
+    code = 0
+    try:
+        store = Store.open(Path(settings.home), create=True)
+        summary = learn(notes, store)
+        record["summary"] = summary._asdict()
+    except VeloError as error:
+        record |= {"error": error.message, "hint": error.hint}
+        code = error.exit_code
+    except Exception as error:
+        record |= {"error": f"{type(error).__name__}: {error}", "hint": "this is a bug, please report it"}
+        code = 1
+    _record(Path(settings.home), record)
+    return code
+
+
+def _prefix(notes: bytes) -> str:
+    for note in notes.split(b"\0"):
+        if note.startswith(b"prefix="):
+            return os.fsdecode(note[7:])
+    return ""
+
+
+def _record(home: Path, record: dict[str, Any]) -> None:
+    text = json.dumps({"time": time.time(), **record}, default=str) + "\n"
+    try:
+        publish(home / "run" / LAST_LEARN, [text.encode()], mode=0o600)
+    except (OSError, VeloError):  # A full disk: the next doctor sees that by itself.
+        pass

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`velo status`: the store at a glance. The catalogue answers; a manifest it does not know is read from its
+file.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import click
+
+from ..errors import StoreCorrupt, UsageFault, VeloError
+from ..store.catalog import Catalog
+from ..store.layout import Store
+from . import render
+from .common import json_flag, open_store
+from .manifest import module_count
+from .manifests import published, read_manifest
+
+
+@click.command("status")
+@json_flag
+def command(as_json: bool) -> None:
+    """What the store knows, and how big it is."""
+    store = open_store()
+    sizes = store.size_report()
+    packs, problem = _packs(store)
+    manifests = environments(store)
+    if as_json:
+        render.data(
+            {
+                "home": str(store.home),
+                "sizes": sizes,
+                "total": sum(sizes.values()),
+                "packs": packs,
+                "manifests": manifests,
+                "problem": problem,
+            }
+        )
+        return
+    render.pairs(
+        {
+            "store": str(store.home),
+            "size": render.size(sum(sizes.values())),
+            "packs": f"{len(packs)} ({render.size(sum(pack['bytes'] for pack in packs))})",
+        }
+    )
+    if problem:
+        render.note(f"warning: {problem}")
+    if manifests:
+        render.line()
+    rows = [
+        (
+            entry["prefix"] or entry["key"],
+            entry["build"],
+            entry["layer"],
+            str(entry["modules"]),
+            str(entry["packs"]),
+            render.size(entry["bytes"]),
+            render.age(time.time() - entry["updated"]) + ("" if entry["exists"] else ", gone"),
+        )
+        for entry in manifests
+    ]
+    render.table(
+        ("environment", "python", "layer", "modules", "packs", "size", "age"), rows, right=(3, 4, 5, 6)
+    )
+    if not rows:
+        render.note("no environments yet\nhint: start with `velo run -- python app.py`")
+
+
+def environments(store: Store) -> list[dict[str, Any]]:
+    """One entry for each manifest in the store; `exists` tells whether its environment is still there."""
+    entries = []
+    for file in published(store):
+        entry: dict[str, Any] = {
+            "key": file.key,
+            "layer": file.layer,
+            "bytes": file.size,
+            "updated": file.updated,
+        }
+        try:
+            manifest = read_manifest(file.path)
+        except (StoreCorrupt, UsageFault) as error:
+            entry |= {"prefix": "", "build": error.message, "modules": 0, "packs": 0, "exists": False}
+        else:
+            entry |= {
+                "prefix": manifest.prefix,
+                "build": manifest.build.tag,
+                "modules": module_count(manifest),
+                "packs": len(manifest.packs),
+                "exists": os.path.isdir(manifest.prefix),
+            }
+        entries.append(entry)
+    return entries
+
+
+def _packs(store: Store) -> tuple[list[dict[str, Any]], str]:
+    if not store.catalogue.exists():
+        return [], ""
+    try:
+        with Catalog.open(store) as catalog:
+            return [
+                {
+                    "id": pack.id,
+                    "label": pack.label,
+                    "kind": pack.kind,
+                    "build": pack.build,
+                    "bytes": pack.bytes,
+                    "entries": pack.entries,
+                }
+                for pack in catalog.packs().values()
+            ], ""
+    except VeloError as error:
+        return [], f"the catalogue cannot be read: {error.message}"

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arms that are compared: plain Python, the same with Velo's variables, and the same under `velo run`.
 
-An arm is a command line and a complete set of environment variables; both are decided here and nowhere else. Knows how to
-call Velo (an installed `velo`, or this checkout) and how to read VELO_STATS; does not measure anything.
+An arm is a command line and a complete set of environment variables; both are decided here and nowhere
+else. Knows how to call Velo (an installed `velo`, or this checkout) and how to read VELO_STATS; does not
+measure anything.
 
-The surprise: a checkout is run as `python -m velo_import` and therefore needs the checkout as its current folder, so all
-arms run there.
+The surprise: a checkout is run as `python -m velo_import` and therefore needs the checkout as its current
+folder, so all arms run there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from bench.measure import BenchmarkFault
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 # They are set on many machines and distort start-up (design: how we prove it).
-_ALWAYS_REMOVED = ("NODE_EXTRA_CA_CERTS", "NODE_OPTIONS", "VIRTUAL_ENV", "MPLBACKEND", "DJANGO_SETTINGS_MODULE")
+_ALWAYS_REMOVED = (
+    "NODE_EXTRA_CA_CERTS",
+    "NODE_OPTIONS",
+    "VIRTUAL_ENV",
+    "MPLBACKEND",
+    "DJANGO_SETTINGS_MODULE",
+)
 _REMOVED_PREFIXES = ("PYTHON", "VELO_", "_PYTHON")
 
 
@@ -59,7 +66,9 @@ class Velo:
     home: Path
     version: str = field(default="")
 
-    def call(self, *arguments: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def call(
+        self, *arguments: str, variables: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         environment = {**clean_variables(os.environ), **(variables or {}), "VELO_HOME": str(self.home)}
         return subprocess.run(
             [*self.command, *arguments], env=environment, cwd=CHECKOUT, capture_output=True, text=True
@@ -79,14 +88,16 @@ class Velo:
 
 
 def find_velo(home: Path, request: str = "") -> Velo | None:
-    """`request`, or the `velo` beside this interpreter or on PATH, or this checkout; None when there is none that runs."""
+    """`request`, or the `velo` beside this interpreter, or this checkout, or on PATH; None when none runs."""
     beside = Path(sys.executable).parent / "velo"
     candidates: list[tuple[str, ...]] = []
     if request:
         candidates.append(tuple(shlex.split(request)))
     else:
         candidates += [(str(beside),)] if beside.exists() else []
-        candidates += [(sys.executable, "-m", "velo_import")] if (CHECKOUT / "velo_import/__main__.py").exists() else []
+        candidates += (
+            [(sys.executable, "-m", "velo_import")] if (CHECKOUT / "velo_import/__main__.py").exists() else []
+        )
         candidates += [(found,)] if (found := shutil.which("velo")) else []
     for command in candidates:
         velo = Velo((shutil.which(command[0]) or command[0], *command[1:]), home)
@@ -125,7 +136,9 @@ def read_stats(path: Path) -> dict[str, int]:
 def read_fields(path: Path, name: str) -> list[float]:
     """One numeric field of every record, for figures that only newer versions report."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [float(record[name]) for record in map(json.loads, lines) if isinstance(record.get(name), int | float)]
+    return [
+        float(record[name]) for record in map(json.loads, lines) if isinstance(record.get(name), int | float)
+    ]
 
 
 def _count(value: Any) -> int:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cells: conditions under which all arms are compared. Cells are never averaged together.
 
-A cell says which environment programs start from, which variables every arm gets, and what happens around each single run
-(files evicted, a file system mounted). It does not know the arms.
+A cell says which environment programs start from, which variables every arm gets, and what happens around
+each single run (files evicted, a file system mounted). It does not know the arms.
 
-The surprise: in the slow file system's cell each run has its own mount, so that a run cannot profit from what the run
-before it made the kernel remember.
+The surprise: in the slow file system's cell each run has its own mount, so that a run cannot profit from
+what the run before it made the kernel remember.
 """
 
 from __future__ import annotations
@@ -53,9 +53,13 @@ def expand(request: str) -> list[str]:
     return chosen
 
 
-def prepare(name: str, work: Path, interpreter: Interpreter, store: Path, extra_files: Sequence[Path]) -> Cell:
-    """Make a cell ready. `store` is Velo's folder; `extra_files` are roots of the launcher, which only `cold` cares for.
-    Raises slowfs.Unavailable when this machine cannot."""
+def prepare(
+    name: str, work: Path, interpreter: Interpreter, store: Path, extra_files: Sequence[Path]
+) -> Cell:
+    """Make a cell ready; raises slowfs.Unavailable when this machine cannot.
+
+    `store` is Velo's folder; `extra_files` are roots of the launcher. Only `cold` cares for them.
+    """
     if name == "nopyc":
         bare = build(work, interpreter, "bare")
         variables = {"PYTHONDONTWRITEBYTECODE": "1"}
@@ -68,7 +72,9 @@ def prepare(name: str, work: Path, interpreter: Interpreter, store: Path, extra_
         return _slow(name, work, compiled)
     if name == "path50":
         folders = ":".join(map(str, _path_folders(work / "path50")))
-        text = f"{_PATH_FOLDERS} existing folders with four files each on PYTHONPATH, page cache warm, .pyc present"
+        text = (
+            f"{_PATH_FOLDERS} extra folders with four files each on PYTHONPATH; page cache warm, .pyc present"
+        )
         return Cell(name, text, compiled, {"PYTHONPATH": folders})
     return Cell(name, "page cache warm, .pyc present", compiled)
 
@@ -92,8 +98,8 @@ def _cold(environment: Environment, store: Path, extra_files: Sequence[Path]) ->
         yield {"evicted_files": left.files, "resident_pages": left.resident, "pages": left.pages}
 
     text = (
-        "page cache of environment, standard library, interpreter, launcher and store dropped before each run and checked"
-        " with mincore; names and inodes stay cached"
+        "page cache of environment, standard library, interpreter, launcher and store dropped before each run"
+        " and checked with mincore; names and inodes stay cached"
     )
     return Cell("cold", text, environment, around=around)
 
@@ -103,8 +109,9 @@ def _slow(name: str, work: Path, compiled: Environment) -> Cell:
     visible = build(work, compiled.interpreter, "empty")
     delay = {"slowfs-0.3ms": 300, "slowfs-1ms": 1000}[name]
     text = (
-        f"site-packages (with .pyc) behind a read-only file system that delays each request by {delay / 1000:g} ms,"
-        " freshly mounted for each run, attributes and names remembered for 3 s; interpreter and store on the local disk"
+        f"site-packages (with .pyc) on a read-only file system that delays each request {delay / 1000:g} ms,"
+        " freshly mounted for each run, attributes and names remembered for 3 s;"
+        " interpreter, standard library and store on the local disk"
     )
     return Cell(
         name,
@@ -121,7 +128,11 @@ def _path_folders(parent: Path) -> list[Path]:
         folder = parent / f"{number:02}"
         folder.mkdir(parents=True, exist_ok=True)
         for word in ("first", "second", "third"):
-            (folder / f"velo_bench_{word}_{number:02}.py").write_text(f"NUMBER = {number}\n", encoding="utf-8")
-        (folder / "README.txt").write_text("A folder on sys.path that holds nothing of interest.\n", encoding="utf-8")
+            (folder / f"velo_bench_{word}_{number:02}.py").write_text(
+                f"NUMBER = {number}\n", encoding="utf-8"
+            )
+        (folder / "README.txt").write_text(
+            "A folder on sys.path that holds nothing of interest.\n", encoding="utf-8"
+        )
         folders.append(folder)
     return folders

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The virtual environments that programs start from: locked packages, built once per interpreter, kept in a work folder.
+"""The virtual environments that programs start from: locked packages, built once per interpreter, kept in a
+work folder.
 
-Two kinds: `pyc` (every module compiled, as pip leaves it) and `bare` (no module of site-packages compiled, as uv leaves it).
-Files are copied, never linked, so that environments share neither inodes nor page cache.
+Two kinds: `pyc` (every module compiled, as pip leaves it) and `bare` (no module of site-packages compiled,
+as uv leaves it). Files are copied, never linked, so that environments share neither inodes nor page cache.
 
-The surprise: `bare` stays bare only because the cells that use it also set PYTHONDONTWRITEBYTECODE; `check_bare` proves it
-after each series. The standard library is the interpreter's own and keeps the `.pyc` files that it came with.
+The surprise: `bare` stays bare only because the cells that use it also set PYTHONDONTWRITEBYTECODE;
+`check_bare` proves it after each series. The standard library is the interpreter's own and keeps the `.pyc`
+files that it came with.
 """
 
 from __future__ import annotations
@@ -56,10 +58,12 @@ def find_uv() -> list[str]:
 
 
 def build(work: Path, interpreter: Interpreter, kind: str, requirements: Sequence[str] = ()) -> Environment:
-    """The environment of this kind, made now or earlier. `requirements` replaces the lock as the list of what to
-    install; versions always come from the lock. Kinds: `pyc`, `bare`, `empty`."""
-    recipe = f"{LOCK.read_text(encoding='utf-8')}\n{sorted(requirements)}\n{interpreter.executable}\n{interpreter.version}\n{kind}"
-    digest = hashlib.sha256(recipe.encode()).hexdigest()
+    """The environment of this kind (`pyc`, `bare`, `linked`: bare with uv's hard links, `empty`), made now or earlier.
+
+    `requirements` replaces the lock as the list of what to install; versions always come from the lock.
+    """
+    what_it_is = (LOCK.read_text(encoding="utf-8"), sorted(requirements), interpreter, kind)
+    digest = hashlib.sha256(repr(what_it_is).encode()).hexdigest()
     prefix = work / f"{kind}-{interpreter.tag}-{digest[:8]}"
     ready = prefix / "bench-ready"  # written last: an interrupted build is made again
     environment = Environment(interpreter, prefix)
@@ -71,8 +75,9 @@ def build(work: Path, interpreter: Interpreter, kind: str, requirements: Sequenc
     if kind != "empty":
         what = [*requirements, "--constraint", str(LOCK)] if requirements else ["--requirement", str(LOCK)]
         compiled = ["--compile-bytecode"] if kind == "pyc" else ["--no-compile-bytecode"]
-        install = [*uv, "pip", "install", "--quiet", "--python", str(environment.python), "--link-mode", "copy"]
-        _call([*install, *compiled, *what])
+        links = "hardlink" if kind == "linked" else "copy"
+        install = [*uv, "pip", "install", "--quiet", "--link-mode", links]
+        _call([*install, "--python", str(environment.python), *compiled, *what])
     ready.write_text(digest, encoding="utf-8")
     return environment
 

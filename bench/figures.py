@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statistics of repeated timings: pure functions on plain numbers.
 
-The statistic that stands for an arm is the *lower quartile*. On a shared machine disturbances only ever add time, so the
-lower part of the distribution says more about the program than the mean; the minimum would be one lucky run.
+The statistic that stands for an arm is the *lower quartile*. On a shared machine disturbances only ever add
+time, so the lower part of the distribution says more about the program than the mean; the minimum would be
+one lucky run.
 """
 
 from __future__ import annotations
@@ -81,4 +82,6 @@ def speedup(plain: Sequence[float], other: Sequence[float], *, resamples: int = 
 
 def losses(ratios: Mapping[str, Ratio]) -> list[str]:
     """The programs that an arm made slower, slowest first."""
-    return sorted((name for name in ratios if ratios[name]["ratio"] < 1.0), key=lambda name: ratios[name]["ratio"])
+    return sorted(
+        (name for name in ratios if ratios[name]["ratio"] < 1.0), key=lambda name: ratios[name]["ratio"]
+    )

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding a CPython by version or path, and where it keeps what a start reads. Knows no environment and no arm."""
+"""Finding a CPython by version or path, and where it keeps what a start reads. Knows no environment and no
+arm.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,10 @@ def probe(command: str | Path) -> Interpreter | None:
     """Ask an executable what it is; None when it does not run or is no Python of this century."""
     try:
         done = subprocess.run(
-            [str(command), "-I", "-c", _PROBE], capture_output=True, env=clean_variables(os.environ), timeout=30
+            [str(command), "-I", "-c", _PROBE],
+            capture_output=True,
+            env=clean_variables(os.environ),
+            timeout=30,
         )
         facts = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
@@ -61,7 +66,7 @@ def probe(command: str | Path) -> Interpreter | None:
 
 
 def find_interpreter(request: str) -> Interpreter:
-    """A path, or a version such as `3.12`: this interpreter, then PATH, then what pyenv and uv have installed."""
+    """A path, or a version such as `3.12`: this interpreter, then PATH, then what pyenv and uv installed."""
     for candidate in _candidates(request):
         found = probe(candidate)
         if found is None or found.implementation != "cpython":

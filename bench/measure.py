@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process from spawn to exit: wall time, CPU, peak memory, output. Also: nobody's leftovers run during a measurement.
+"""One process from spawn to exit: wall time, CPU, peak memory, output. Also: nobody's leftovers run during
+a measurement.
 
-This process becomes a *child subreaper*, so that a learner which detached itself from an accelerated program is handed to
-us when its parent ends. `settle()` waits for it (the next run is undisturbed) and returns what it consumed. Linux only.
+This process becomes a *child subreaper*, so that a learner which detached itself from an accelerated
+program is handed to us when its parent ends. `settle()` waits for it (the next run is undisturbed) and
+returns what it consumed. Linux only.
 
-The surprise: `ru_maxrss` of a child never reads less than the peak of the process that spawned it (exec keeps the old
-peak), so `peak_memory` spawns through a bare interpreter.
+The surprise: `ru_maxrss` of a child never reads less than the peak of the process that spawned it (exec
+keeps the old peak), so `peak_memory` spawns through a bare interpreter.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> Sample:
 
 
 def orphans() -> list[int]:
-    """Children of this process that it did not start to keep: processes that detached from a measured one."""
+    """Children that this process did not start to keep: they detached themselves from a measured one."""
     children = []
     me = str(os.getpid())
     for entry in os.listdir("/proc"):
@@ -90,7 +92,7 @@ def orphans() -> list[int]:
 
 
 def settle(timeout: float = 120.0) -> list[float]:
-    """Wait until every detached process has ended; the CPU seconds that each consumed, its own children included."""
+    """Wait until every detached process has ended; the CPU seconds of each, its own children included."""
     consumed: list[float] = []
     deadline = time.monotonic() + timeout
     while pids := orphans():
@@ -130,7 +132,7 @@ _SPAWNER = (
 
 
 def peak_memory(argv: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Peak resident memory in KiB (`ru_maxrss`), spawned by a process that is smaller than any program measured."""
+    """Peak resident memory in KiB (`ru_maxrss`), spawned by a process smaller than any program measured."""
     done = run([sys.executable, "-I", "-S", "-c", _SPAWNER, *argv], environment)
     status, kibibytes = (int(word) for word in done.stdout.split())
     if status != 0:

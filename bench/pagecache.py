@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dropping chosen files from the page cache, and proving that they are gone.
 
-`evict` asks with posix_fadvise(DONTNEED), file by file, so that the rest of the machine keeps its cache; `residency` counts
-the pages that are still there with mincore. Pages that some process has mapped (libc always, the interpreter if this very
-process runs on it) cannot be dropped by anyone; that is why the residue is reported and not assumed to be zero.
+`evict` asks with posix_fadvise(DONTNEED), file by file, so that the rest of the machine keeps its cache;
+`residency` counts the pages that are still there with mincore. Pages that some process has mapped (libc
+always, the interpreter if this very process runs on it) cannot be dropped by anyone; that is why the
+residue is reported and not assumed to be zero.
 
-The surprise: only data goes. Names and inodes stay in the kernel's caches, as they do on any machine that has just
-unpacked or listed the tree; writing 2 to /proc/sys/vm/drop_caches would take those too, from everybody.
+The surprise: only data goes. Names and inodes stay in the kernel's caches, as they do on any machine that
+has just unpacked or listed the tree; writing 2 to /proc/sys/vm/drop_caches would take those too, from
+everybody.
 """
 
 from __future__ import annotations
@@ -21,7 +23,14 @@ from typing import NamedTuple
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 _MAP_FAILED = ctypes.c_void_p(-1).value

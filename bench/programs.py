@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ten programs that start the way real ones do: import, touch what was imported, print what can be compared.
+"""Ten programs that start the way real ones do: import, touch what was imported, print what can be
+compared.
 
-Each prints a value computed by the package, the package's version, where it lies, and how many of its modules are loaded.
-All arms must print the same bytes. The surprise: a program lives in `<folder>/<name>/main.py`, never in `<name>.py`,
-which would shadow the package that it is about.
+Each prints a value computed by the package, the package's version, where it lies, and how many of its
+modules are loaded. All arms must print the same bytes. The surprise: a program lives in
+`<folder>/<name>/main.py`, never in `<name>.py`, which would shadow the package that it is about.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# Appended to every program. The module count catches an accelerator that loads more or fewer modules than Python does.
+# Appended to every program. The count catches an accelerator that loads more or fewer modules than Python.
 _REPORT = """
 import sys as _sys
 for _name in {packages!r}:
@@ -92,7 +93,9 @@ _BODIES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 
-PROGRAMS: dict[str, str] = {name: body + _REPORT.format(packages=list(packages)) for name, (body, packages) in _BODIES.items()}
+PROGRAMS: dict[str, str] = {
+    name: body + _REPORT.format(packages=list(packages)) for name, (body, packages) in _BODIES.items()
+}
 
 # Not one of the ten: needs no package, so that the harness itself can be tried anywhere.
 STDLIB_PROGRAM = "stdlib"

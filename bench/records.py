@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of a benchmark: a small summary for people and charts, and pyperf files with every raw value.
+"""What is kept of a benchmark: a small summary for people and charts, and pyperf files with every raw
+value.
 
-`NAME.json` is ours. `NAME.<arm>.pyperf.json` is pyperf's format, one benchmark per cell and program with the same name in
-each arm's file, so `pyperf compare_to NAME.plain.pyperf.json NAME.velo.pyperf.json` and `pyperf stats` work.
+`NAME.json` is ours. `NAME.<arm>.pyperf.json` is pyperf's format, one benchmark per cell and program with
+the same name in each arm's file, so `pyperf compare_to NAME.plain.pyperf.json NAME.velo.pyperf.json` and
+`pyperf stats` work.
 
-The surprise: pyperf's metadata names the host and folders of the machine; only what describes its speed is kept.
+The surprise: pyperf's metadata names the host and folders of the machine; only what describes its speed is
+kept.
 """
 
 from __future__ import annotations
@@ -18,10 +21,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyperf
+import pyperf  # type: ignore[import-untyped]
 
 SCHEMA = 1
-_DESCRIBES_SPEED = ("aslr", "cpu_affinity", "cpu_config", "cpu_count", "cpu_freq", "cpu_model_name", "load_avg_1min", "platform")
+_DESCRIBES_SPEED = (
+    "aslr",
+    "cpu_affinity",
+    "cpu_config",
+    "cpu_count",
+    "cpu_freq",
+    "cpu_model_name",
+    "load_avg_1min",
+    "platform",
+)
 
 
 def machine() -> dict[str, Any]:
@@ -56,7 +68,7 @@ def save(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def save_raw(path: Path, series: Mapping[str, Sequence[float]], metadata: Mapping[str, Any]) -> None:
-    """One arm's values, series name -> seconds, as a pyperf suite: one pyperf run per process that was started."""
+    """One arm's values, series name -> seconds, as a pyperf suite: one pyperf run per process started."""
     benchmarks = []
     for name, values in series.items():
         facts = {**metadata, "name": name, "unit": "second"}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building slowfs.c and mounting a folder through it. Knows nothing about what is run on the mount.
 
-Each `mounted` block is a fresh mount, so it starts with an empty client cache, as a job does that has just been placed on
-a machine; within it names and attributes are remembered for three seconds.
+Each `mounted` block is a fresh mount, so it starts with an empty client cache, as a job does that has just
+been placed on a machine; within it names and attributes are remembered for three seconds.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def require(work: Path) -> Path:
 
 @contextlib.contextmanager
 def mounted(server: Path, source: Path, target: Path, delay_us: int) -> Iterator[dict[str, int]]:
-    """`source` readable at `target`; the yielded dictionary holds the number of requests by kind after the block."""
+    """`source` readable at `target`; after the block the yielded dictionary holds the requests by kind."""
     counts: dict[str, int] = {}
     command = [str(server), f"--source={source}", f"--delay-us={delay_us}", str(target), "-f", "-o", _OPTIONS]
     with companion(command) as process:
@@ -72,11 +72,13 @@ def mounted(server: Path, source: Path, target: Path, delay_us: int) -> Iterator
             _unmount(target)
             report = process.communicate(timeout=10)[1].decode()
             for line in report.splitlines()[-1:]:
-                counts.update((name, int(number)) for name, _, number in (w.partition("=") for w in line.split()))
+                counts.update(
+                    (name, int(number)) for name, _, number in (w.partition("=") for w in line.split())
+                )
 
 
 def _is_mounted(target: Path) -> bool:
-    wanted = str(target).replace(" ", "\\040")  # the one escape that a folder name is likely to need
+    wanted = str(target).replace(" ", "\\040")  # as mountinfo writes it
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         return any(line.split(" ", 5)[4] == wanted for line in lines)
 

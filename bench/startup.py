@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start-up time of ten programs: plain Python against Velo, cell by cell. `python -m bench.startup --help`.
 
-Arms run interleaved in random order. Every run's output is compared with plain Python's, and the accelerated arm must
-prove through VELO_STATS that it served modules without an error; otherwise there is no number at all.
+Arms run interleaved in random order. Every run's output is compared with plain Python's, and the
+accelerated arm must prove through VELO_STATS that it served modules without an error; otherwise there is no
+number at all.
 
-The surprise: VELO_STATS is set in one checked run before and one after the timed ones, not in them: writing the file is not
-what users wait for. That nothing was learned during the timed runs is checked as well, and told if it happened.
+The surprise: VELO_STATS is set in one checked run before and one after the timed ones, not in them: writing
+the file is not what users wait for. That nothing was learned during the timed runs is checked as well, and
+told if it happened.
 """
 
 from __future__ import annotations
@@ -65,21 +67,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         target = Path(options.json).with_suffix(".json")
         records.save(target, record)
-        facts = {"python_version": interpreter.version, **{k: v for k, v in record["machine"].items() if k.startswith("cpu")}}
+        facts = {
+            "python_version": interpreter.version,
+            **{k: v for k, v in record["machine"].items() if k.startswith("cpu")},
+        }
         for arm, series in raw.items():
             records.save_raw(target.with_suffix(f".{arm}.pyperf.json"), series, facts)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.startup", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.startup", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("--cells", default="warm,nopyc", help=f"comma list, or all: {', '.join(cells.NAMES)}")
     parser.add_argument("--programs", default="all", help=f"comma list, or all: {', '.join(PROGRAMS)}")
     parser.add_argument("--runs", type=int, default=21, help="timed runs per arm (21)")
-    parser.add_argument("--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="version or path")
-    parser.add_argument("--velo", default="", help="command line of velo; default: installed, else this checkout")
-    parser.add_argument("--learn", choices=("run", "ingest"), default="run", help="how the store is filled beforehand")
-    parser.add_argument("--json", default="", help="where to keep results: NAME.json and NAME.<arm>.pyperf.json")
+    parser.add_argument(
+        "--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="version or path"
+    )
+    parser.add_argument(
+        "--velo", default="", help="command line of velo; default: installed, else this checkout"
+    )
+    parser.add_argument(
+        "--learn", choices=("run", "ingest"), default="run", help="how the store is filled beforehand"
+    )
+    parser.add_argument(
+        "--json", default="", help="where to keep results: NAME.json and NAME.<arm>.pyperf.json"
+    )
     parser.add_argument("--work", default="", help="work folder for environments and stores")
     parser.add_argument("--seed", type=int, default=1, help="of the order of the arms")
     parser.add_argument("--plain-only", action="store_true", help="measure plain Python alone")
@@ -100,7 +115,11 @@ class _Series:
     def __init__(self, cell: cells.Cell, work: Path, velo: Velo | None, options: argparse.Namespace) -> None:
         self.cell, self.work, self.velo, self.options = cell, work, velo, options
         self.python = cell.environment.python
-        variables = {**clean_variables(os.environ), **cell.variables, "MPLCONFIGDIR": str(work / "matplotlib")}
+        variables = {
+            **clean_variables(os.environ),
+            **cell.variables,
+            "MPLCONFIGDIR": str(work / "matplotlib"),
+        }
         self.arms = arms_of(variables, velo)
         self.raw: dict[tuple[str, str], list[float]] = {}
         self.summary: dict[str, Any] = {"conditions": cell.conditions, "programs": {}}
@@ -113,7 +132,7 @@ class _Series:
         for program in programs:
             script = write_program(self.work / "programs", program)
             records.report_progress(f"{self.cell.name}: {program}")
-            # Twice: the first run may write what only the second finds (a font list, missing .pyc of the standard library).
+            # Twice: the first may write what the second finds (a font list, .pyc of the standard library).
             wanted = [self._once(self.arms["plain"], script) for _ in range(2)][-1]
             if wanted.exit_code != 0:
                 raise BenchmarkFault(f"{program} fails in plain Python: {wanted.stderr.decode()[-600:]}")
@@ -131,13 +150,17 @@ class _Series:
     def _once(self, arm: Arm, script: Path, extra: Mapping[str, str] | None = None) -> Sample:
         with self.cell.around() as self.notes:
             sample = run(arm.command(self.python, str(script)), {**arm.variables, **(extra or {})})
-            self.detached = settle()  # inside: a learner needs the mount too
+            self.detached = settle()  # inside: a learner needs the mount as well
         return sample
 
     def _compare(self, arm: str, program: str, sample: Sample, wanted: Sample) -> None:
         if sample.output != wanted.output:
-            got = f"exit {sample.exit_code}: {(sample.stdout + sample.stderr).decode(errors='replace')[-800:]}"
-            raise BenchmarkFault(f"{self.cell.name}/{program}: arm {arm} does not behave as plain Python: {got}")
+            got = (
+                f"exit {sample.exit_code}: {(sample.stdout + sample.stderr).decode(errors='replace')[-800:]}"
+            )
+            raise BenchmarkFault(
+                f"{self.cell.name}/{program}: arm {arm} does not behave as plain Python: {got}"
+            )
 
     def _checked_run(self, program: str, script: Path, wanted: Sample) -> dict[str, int]:
         stats = self.work / "stats.jsonl"
@@ -166,7 +189,9 @@ class _Series:
     def _manifests(self) -> list[tuple[str, int]]:
         if self.velo is None:
             return []
-        return sorted((str(path), path.stat().st_mtime_ns) for path in self.velo.home.glob("manifests/**/*.velo"))
+        return sorted(
+            (str(path), path.stat().st_mtime_ns) for path in self.velo.home.glob("manifests/**/*.velo")
+        )
 
     def _timed_runs(self, program: str, script: Path, wanted: Sample) -> dict[str, dict[str, list[float]]]:
         notes: dict[str, dict[str, list[float]]] = {name: {} for name in self.arms}
@@ -177,12 +202,14 @@ class _Series:
                 sample = self._once(arm, script)
                 self._compare(arm.name, program, sample, wanted)
                 self.raw.setdefault((arm.name, program), []).append(sample.seconds)
-                seen = {**self.notes, "cpu": sample.user + sample.system}
+                seen = {**self.notes, "cpu": sample.user + sample.system, "detached": len(self.detached)}
                 for name, value in seen.items():
                     notes[arm.name].setdefault(name, []).append(value)
         return notes
 
-    def _summarise(self, program: str, checks: dict[str, Any], notes: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    def _summarise(
+        self, program: str, checks: dict[str, Any], notes: dict[str, dict[str, list[float]]]
+    ) -> dict[str, Any]:
         plain = self.raw["plain", program]
         result: dict[str, Any] = {"arms": {}, "ratios": {}, "checks": checks}
         for arm in self.arms:
@@ -197,10 +224,14 @@ class _Series:
         self.summary["geometric_mean"], self.summary["losses"] = {}, {}
         for arm in self.arms:
             ratios: dict[str, Ratio] = {
-                name: found["ratios"][arm] for name, found in self.summary["programs"].items() if arm in found["ratios"]
+                name: found["ratios"][arm]
+                for name, found in self.summary["programs"].items()
+                if arm in found["ratios"]
             }
             if ratios:
-                self.summary["geometric_mean"][arm] = round(geometric_mean(r["ratio"] for r in ratios.values()), 4)
+                self.summary["geometric_mean"][arm] = round(
+                    geometric_mean(r["ratio"] for r in ratios.values()), 4
+                )
                 self.summary["losses"][arm] = losses(ratios)
 
 
@@ -216,8 +247,12 @@ def render(name: str, summary: Mapping[str, Any]) -> str:
             line += f"{_milliseconds(found['arms'][arm]):>24}{found['ratios'][arm]['ratio']:>11.2f}x"
         lines.append(line)
     for arm in arms:
-        slower = ", ".join(f"{p} {summary['programs'][p]['ratios'][arm]['ratio']:.2f}x" for p in summary["losses"][arm])
-        lines.append(f"{arm}: geometric mean {summary['geometric_mean'][arm]:.2f}x; losses: {slower or 'none'}")
+        slower = ", ".join(
+            f"{p} {summary['programs'][p]['ratios'][arm]['ratio']:.2f}x" for p in summary["losses"][arm]
+        )
+        lines.append(
+            f"{arm}: geometric mean {summary['geometric_mean'][arm]:.2f}x; losses: {slower or 'none'}"
+        )
     return "\n".join(lines)
 
 

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the hook costs every process, wanted or not: `python -m bench.hook --help`.
+
+Four figures, on an environment whose ten programs have been learned (a manifest of realistic size): time of
+installing the hook, time of opening the manifest, file-related system calls, and peak memory of each
+program.
+
+The surprise: the whole-process difference of `python -c pass` holds more than the install that the hook
+reports about itself; both are printed, and where they disagree the difference is what users pay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import random
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import records
+from bench.arms import CHECKOUT, Arm, Velo, arms_of, clean_variables, find_velo, read_fields, read_stats
+from bench.environment import Environment, build, work_folder
+from bench.figures import percentile, spread
+from bench.interpreters import find_interpreter
+from bench.measure import BenchmarkFault, become_subreaper, peak_memory, run, settle
+from bench.programs import PROGRAMS, write_program
+
+_NOTHING = ("-c", "pass")
+_LEARNING_ROUNDS = 3
+_MEMORY_RUNS = 5
+
+# Runs in a fresh target interpreter. It imports the hook by name, which users' programs never do.
+_OPEN_MANIFEST = """
+import sys, time, mmap, json
+sys.path.insert(0, sys.argv[1])
+from _frozen_importlib_external import _get_supported_file_loaders
+from velo_import.hook.install import build_identity
+from velo_import.hook.manifest import Manifest
+identity = build_identity([suffix for _, group in _get_supported_file_loaders() for suffix in group])
+times = []
+for _ in range(101):
+    begin = time.perf_counter_ns()
+    Manifest(sys.argv[2], sys.argv[3], identity, mmap)
+    times.append((time.perf_counter_ns() - begin) / 1000)
+print(json.dumps(times))
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words)
+    os.chdir(CHECKOUT)
+    become_subreaper()
+    work = work_folder(options.work)
+    interpreter = find_interpreter(options.python)
+    velo = find_velo(work / "homes" / f"{interpreter.tag}-hook", options.velo)
+    if velo is None:
+        raise BenchmarkFault("velo not found: install it, or run from a checkout with its requirements")
+    programs = list(PROGRAMS) if options.programs == "all" else options.programs.split(",")
+    environment = build(work, interpreter, "pyc")
+    variables = {**clean_variables(os.environ), "MPLCONFIGDIR": str(work / "matplotlib")}
+    arms = {name: arm for name, arm in arms_of(variables, velo).items() if name != "run"}
+    record = records.header("hook", "bench.hook", words)
+    record |= {"python": interpreter.version, "velo": velo.version, "programs": programs}
+    scripts = {name: write_program(work / "programs", name) for name in programs}
+    for script in scripts.values():
+        _learn(arms["velo"], environment, script)
+    record["install_us"] = install_time(arms["velo"], environment, work, options.runs)
+    record["process_difference_us"] = process_difference(arms, environment, options.runs)
+    record["manifest_open_us"] = manifest_open(velo, arms["velo"], environment, min(options.runs, 21))
+    record["system_calls"] = system_calls(arms, environment, work)
+    record["peak_memory"] = {
+        name: memory(arms, environment, script) for name, script in scripts.items() if options.memory
+    }
+    print(render(record))
+    if options.json:
+        records.save(Path(options.json).with_suffix(".json"), record)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.hook", description="Cost of the hook per process.")
+    parser.add_argument("--runs", type=int, default=101, help="timed runs of `-c pass` per arm (101)")
+    parser.add_argument("--programs", default="all", help="learned first, and measured for memory")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="skip peak memory")
+    parser.add_argument(
+        "--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="version or path"
+    )
+    parser.add_argument(
+        "--velo", default="", help="command line of velo; default: installed, else this checkout"
+    )
+    parser.add_argument("--json", default="", help="where to keep the result")
+    parser.add_argument("--work", default="", help="work folder for environments and stores")
+    return parser
+
+
+def _learn(arm: Arm, environment: Environment, script: Path) -> None:
+    for _ in range(_LEARNING_ROUNDS):
+        done = run(arm.command(environment.python, str(script)), arm.variables)
+        if done.exit_code != 0:
+            raise BenchmarkFault(f"{script.parent.name} fails: {done.stderr.decode()[-400:]}")
+        if not settle():
+            return
+
+
+def install_time(arm: Arm, environment: Environment, work: Path, runs: int) -> dict[str, Any]:
+    """What the hook reports about its own installation (VELO_STATS, `install_us`), in fresh interpreters."""
+    stats = work / "hook-stats.jsonl"
+    stats.unlink(missing_ok=True)
+    for _ in range(runs):
+        run(arm.command(environment.python, *_NOTHING), {**arm.variables, "VELO_STATS": str(stats)})
+        settle()
+    totals = read_stats(stats)
+    if totals["processes"] != runs or totals["errors"]:
+        raise BenchmarkFault(f"hook not installed cleanly in every run: {totals}")
+    values = read_fields(stats, "install_us")
+    return dict(spread(values, 1)) if values else {"skipped": "VELO_STATS has no field install_us"}
+
+
+def process_difference(arms: Mapping[str, Arm], environment: Environment, runs: int) -> dict[str, Any]:
+    """`python -c pass` with and without, interleaved: what one process pays in all, in microseconds."""
+    dice = random.Random(1)
+    values: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(runs):
+        for name in dice.sample(list(arms), len(arms)):
+            arm = arms[name]
+            values[name].append(run(arm.command(environment.python, *_NOTHING), arm.variables).seconds * 1e6)
+            settle()
+    result: dict[str, Any] = {name: spread(series, 1) for name, series in values.items()}
+    result["difference"] = round(result["velo"]["lower_quartile"] - result["plain"]["lower_quartile"], 1)
+    return result
+
+
+def manifest_open(velo: Velo, arm: Arm, environment: Environment, interpreters: int) -> dict[str, Any]:
+    """Opening and checking the largest manifest: the first time in each fresh interpreter, and repeated."""
+    manifests = sorted(velo.home.glob("manifests/v1/*/*.velo"), key=lambda path: path.stat().st_size)
+    if not manifests:
+        return {"skipped": "no manifest in the store"}
+    injected = Path(arm.variables["PYTHONPATH"].split(os.pathsep)[0])
+    parent = injected.parent if injected.name == "sitecustomize" else injected.parent.parent
+    arguments = ("-I", "-c", _OPEN_MANIFEST, str(parent), str(manifests[-1]), str(velo.home / "packs/v1"))
+    first: list[float] = []
+    again: list[float] = []
+    for _ in range(interpreters):
+        done = run([str(environment.python), *arguments], clean_variables(os.environ))
+        if done.exit_code != 0:
+            return {"skipped": done.stderr.decode().strip().splitlines()[-1][:200]}
+        times = json.loads(done.stdout)
+        first.append(times[0])
+        again.append(percentile(times[1:], 0.25))
+    return {"bytes": manifests[-1].stat().st_size, "first": spread(first, 1), "repeated": spread(again, 1)}
+
+
+_CALL = re.compile(r"^\d+\s+(\w+)\((.*)", re.ASCII)
+
+
+def count_calls(trace: str) -> collections.Counter[str]:
+    """File-related calls in strace's output, by name; not anonymous memory, which strace counts as a file's."""
+    counts: collections.Counter[str] = collections.Counter()
+    for line in trace.splitlines():
+        found = _CALL.match(line)
+        if found and not (found[1] == "mmap" and "MAP_ANONYMOUS" in found[2]):
+            counts[found[1]] += 1
+    return counts
+
+
+def system_calls(arms: Mapping[str, Arm], environment: Environment, work: Path) -> dict[str, Any]:
+    """Calls of `python -c pass`, plain and with the hook; the fewest of three, as caches may warm up."""
+    strace = shutil.which("strace")
+    if strace is None:
+        return {"skipped": "strace missing: apt-get install strace"}
+    trace = work / "strace.txt"
+    fewest: dict[str, collections.Counter[str]] = {}
+    for _ in range(3):
+        for name, arm in arms.items():
+            command = [strace, "-f", "-qq", "-e", "trace=file,desc", "-o", str(trace)]
+            done = run([*command, *arm.command(environment.python, *_NOTHING)], arm.variables)
+            if done.exit_code != 0:
+                return {"skipped": f"strace failed: {done.stderr.decode().strip()[-200:]}"}
+            settle()
+            counts = count_calls(trace.read_text(encoding="utf-8", errors="replace"))
+            if name not in fewest or counts.total() < fewest[name].total():
+                fewest[name] = counts
+    plain, velo = fewest["plain"], fewest["velo"]
+    by_name = {
+        name: velo[name] - plain[name] for name in sorted({*plain, *velo}) if velo[name] != plain[name]
+    }
+    return {
+        "plain": plain.total(),
+        "velo": velo.total(),
+        "difference": velo.total() - plain.total(),
+        "by_name": by_name,
+    }
+
+
+def memory(arms: Mapping[str, Arm], environment: Environment, script: Path) -> dict[str, float]:
+    """Median peak resident memory in KiB, and the ratio velo / plain."""
+    values: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(_MEMORY_RUNS):
+        for name, arm in arms.items():
+            values[name].append(peak_memory(arm.command(environment.python, str(script)), arm.variables))
+            settle()
+    medians = {name: percentile(series, 0.5) for name, series in values.items()}
+    return {**medians, "ratio": round(medians["velo"] / medians["plain"], 4)}
+
+
+def render(record: Mapping[str, Any]) -> str:
+    lines = ["hook, `python -c pass`:"]
+    for name in ("install_us", "manifest_open_us"):
+        found = record[name]
+        inner = found.get("first", found)
+        value = found.get("skipped") or (
+            f"{inner['lower_quartile']:.0f} us (p10-p90 {inner['p10']:.0f}-{inner['p90']:.0f})"
+        )
+        lines.append(f"  {name:<24}{value}")
+    lines.append(f"  {'process_difference_us':<24}{record['process_difference_us']['difference']:.0f} us")
+    calls = record["system_calls"]
+    value = calls.get("skipped") or f"{calls['difference']} more ({calls['plain']} -> {calls['velo']})"
+    lines.append(f"  {'system calls':<24}{value}")
+    lines += [f"    {name:<22}{count:+}" for name, count in calls.get("by_name", {}).items()]
+    for program, found in record["peak_memory"].items():
+        lines.append(
+            f"  memory {program:<17}{found['plain'] / 1024:.1f} -> {found['velo'] / 1024:.1f} MiB"
+            f" ({found['ratio']:.3f})"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except BenchmarkFault as fault:
+        sys.exit(f"error: {fault}")

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What it costs to fill the store: `python -m bench.ingest --help`.
+
+Ingest of the locked environment (first, unchanged; with and without `.pyc`), compiling against `compileall
+-j 0`, CPU of learning one program, bytes on disk for ten environments that share most packages. Trees are
+in the page cache, as they are after an install.
+
+The surprise: ten trees are counted twice, as copies and as uv's hard links leave them. Velo's store comes
+*beside* these trees until environments are made from it, and it holds bytecode, which the trees here do
+not; so the two figures answer different questions, and both are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import records
+from bench.arms import CHECKOUT, Velo, arms_of, clean_variables, find_velo, read_stats
+from bench.environment import Environment, build, check_bare, work_folder
+from bench.figures import percentile
+from bench.interpreters import find_interpreter
+from bench.measure import BenchmarkFault, become_subreaper, run, settle
+from bench.pagecache import files_below
+from bench.programs import PROGRAMS, write_program
+
+REQUIREMENTS = Path(__file__).with_name("requirements.in")
+PARTS = ("ingest", "compile", "learn", "disk")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words)
+    os.chdir(CHECKOUT)
+    become_subreaper()
+    work = work_folder(options.work)
+    interpreter = find_interpreter(options.python)
+    home = work / "homes" / f"{interpreter.tag}-ingest"
+    velo = find_velo(home, options.velo)
+    if velo is None:
+        raise BenchmarkFault("velo not found: install it, or run from a checkout with its requirements")
+    record = records.header("ingest", "bench.ingest", words)
+    record |= {"python": interpreter.version, "velo": velo.version}
+    parts = options.parts.split(",")
+    compiled, bare = build(work, interpreter, "pyc"), build(work, interpreter, "bare")
+    if "ingest" in parts:
+        record["ingest"] = {
+            "pyc": ingest_times(velo, compiled, options.runs),
+            "bare": ingest_times(velo, bare, options.runs),
+        }
+    if "compile" in parts:
+        record["compileall"] = compileall_times(work, bare, options.runs)
+        check_bare(bare)
+    if "learn" in parts:
+        record["learn"] = learning(velo, work, compiled, options.learn_program, options.runs)
+    if "disk" in parts:
+        record["disk"] = disk(velo, work, interpreter)
+    print(render(record))
+    if options.json:
+        records.save(Path(options.json).with_suffix(".json"), record)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.ingest", description="Cost of filling the store.")
+    parser.add_argument("--parts", default=",".join(PARTS), help="comma list of " + ", ".join(PARTS))
+    parser.add_argument("--runs", type=int, default=5, help="repetitions of each (5)")
+    parser.add_argument("--learn-program", default="boto3", choices=list(PROGRAMS))
+    parser.add_argument(
+        "--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="version or path"
+    )
+    parser.add_argument(
+        "--velo", default="", help="command line of velo; default: installed, else this checkout"
+    )
+    parser.add_argument("--json", default="", help="where to keep the result")
+    parser.add_argument("--work", default="", help="work folder for environments and stores")
+    return parser
+
+
+def read_once(root: Path) -> int:
+    """Bring a tree into the page cache; how many files it holds outside `__pycache__`."""
+    count = 0
+    for path in files_below([root]):
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+        count += path.parent.name != "__pycache__"
+    return count
+
+
+def ingest_times(velo: Velo, environment: Environment, runs: int) -> dict[str, Any]:
+    """Wall seconds of the whole command, launch included, into an empty store and again unchanged."""
+    files = read_once(environment.prefix)
+    first: list[float] = []
+    again: list[float] = []
+    summaries: list[Any] = []
+    for _ in range(runs):
+        _empty(velo.home)
+        for times in (first, again):
+            begin = time.perf_counter()
+            summaries.append(_ingest(velo, environment))
+            times.append(time.perf_counter() - begin)
+            settle()
+    seconds = {"first": percentile(first, 0.25), "unchanged": percentile(again, 0.25)}
+    return {
+        "files_in_prefix": files,
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+        "prefix_files_per_second": {name: round(files / value) for name, value in seconds.items()},
+        "summary_first": _numbers(summaries[-2]),
+        "summary_unchanged": _numbers(summaries[-1]),
+        "raw": {"first": [round(x, 4) for x in first], "unchanged": [round(x, 4) for x in again]},
+    }
+
+
+def compileall_times(work: Path, bare: Environment, runs: int) -> dict[str, Any]:
+    """`python -m compileall -j 0` over a copy of the same sources, each time without any .pyc."""
+    copy = work / "compileall"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(bare.site_packages, copy, symlinks=True)
+    seconds: list[float] = []
+    command = [str(bare.python), "-m", "compileall", "-q", "-j", "0", str(copy)]
+    try:
+        for _ in range(runs):
+            for folder in list(copy.rglob("__pycache__")):
+                shutil.rmtree(folder)
+            seconds.append(
+                run(command, clean_variables(os.environ)).seconds
+            )  # exits 1: test data that is no Python
+        compiled = sum(1 for _ in copy.rglob("*.pyc"))
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+    return {
+        "modules": compiled,
+        "seconds": round(percentile(seconds, 0.25), 4),
+        "raw": [round(x, 4) for x in seconds],
+    }
+
+
+def learning(velo: Velo, work: Path, environment: Environment, program: str, runs: int) -> dict[str, Any]:
+    """CPU seconds that the detached learner and its children consumed after the first run of a program."""
+    script = write_program(work / "programs", program)
+    stats = work / "learn-stats.jsonl"
+    consumed: list[float] = []
+    totals: dict[str, int] = {}
+    for _ in range(runs):
+        _empty(velo.home)
+        arm = arms_of({**clean_variables(os.environ), "MPLCONFIGDIR": str(work / "matplotlib")}, velo)["velo"]
+        stats.unlink(missing_ok=True)
+        done = run(arm.command(environment.python, str(script)), {**arm.variables, "VELO_STATS": str(stats)})
+        if done.exit_code != 0:
+            raise BenchmarkFault(f"{program} fails: {done.stderr.decode()[-400:]}")
+        learners = settle()
+        if not learners:
+            raise BenchmarkFault("no learner was seen after the first run")
+        consumed.append(sum(learners))
+        run(arm.command(environment.python, str(script)), {**arm.variables, "VELO_STATS": str(stats)})
+        settle()
+        totals = read_stats(stats)
+    if not totals["served"]:
+        raise BenchmarkFault(f"nothing was served after learning: {totals}")
+    return {
+        "program": program,
+        "modules_served_next_time": totals["served"],
+        "cpu_seconds": round(percentile(consumed, 0.25), 3),
+        "raw": [round(x, 3) for x in consumed],
+    }
+
+
+def disk(velo: Velo, work: Path, interpreter: Any) -> dict[str, Any]:
+    """Ten environments, each without one of the ten packages: bytes of the trees and of one store."""
+    names = [line.strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [name for name in names if not name.startswith("#")]
+    _empty(velo.home)
+    parent = work / "ten"
+    environments: list[Environment] = []
+    after: list[int] = []
+    try:
+        for left_out in names:
+            rest = [name for name in names if name != left_out]
+            environments.append(build(parent, interpreter, "linked", rest))
+            _ingest(velo, environments[-1])
+            settle()
+            after.append(_store_size(velo))
+        copies, unique = tree_bytes(environment.site_packages for environment in environments)
+        return {
+            "environments": len(environments),
+            "trees_as_copies": copies,
+            "trees_as_hard_links": unique,
+            "trees_hold_bytecode": False,
+            "store": after[-1],
+            "store_after_each": after,
+            "store_parts": _numbers(velo.ask("store", "size")),
+        }
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+
+
+def tree_bytes(roots: Iterable[Path]) -> tuple[int, int]:
+    """Allocated bytes: if nothing were shared between the trees, and with each inode counted once."""
+    inodes: dict[tuple[int, int], int] = {}
+    total = 0
+    for root in roots:
+        for path in files_below([root]):
+            status = path.stat()
+            size = status.st_blocks * 512
+            total += size
+            inodes[status.st_dev, status.st_ino] = size
+    return total, sum(inodes.values())
+
+
+def _ingest(velo: Velo, environment: Environment) -> Any:
+    return velo.ask("ingest", str(environment.prefix), "--python", str(environment.python))
+
+
+def _store_size(velo: Velo) -> int:
+    return tree_bytes([velo.home])[1]
+
+
+def _empty(home: Path) -> None:
+    """Begin with no store. The folder is the benchmark's own: never the one that VELO_HOME names outside."""
+    shutil.rmtree(home, ignore_errors=True)
+    home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _numbers(value: Any) -> Any:
+    """The numeric part of a report: no paths or names of this machine reach the results."""
+    if isinstance(value, Mapping):
+        kept = {name: _numbers(inner) for name, inner in value.items()}
+        return {name: inner for name, inner in kept.items() if inner is not None}
+    return round(value, 4) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def render(record: Mapping[str, Any]) -> str:
+    lines = []
+    for kind, found in record.get("ingest", {}).items():
+        lines.append(f"ingest ({kind}), {found['files_in_prefix']} files in the environment:")
+        for name, seconds in found["seconds"].items():
+            lines.append(f"  {name:<12}{seconds:8.2f} s {found['prefix_files_per_second'][name]:>9,} files/s")
+    if "compileall" in record:
+        found = record["compileall"]
+        lines.append(f"compileall -j 0, {found['modules']} modules: {found['seconds']:.2f} s")
+    if "ingest" in record:
+        kinds = record["ingest"]
+        extra = kinds["bare"]["seconds"]["first"] - kinds["pyc"]["seconds"]["first"]
+        lines.append(f"ingest without .pyc minus ingest with .pyc: {extra:.2f} s")
+    if "learn" in record:
+        found = record["learn"]
+        lines.append(
+            f"learning {found['program']} ({found['modules_served_next_time']} modules):"
+            f" {found['cpu_seconds']:.2f} s of CPU"
+        )
+    if "disk" in record:
+        found = record["disk"]
+        lines.append(
+            f"{found['environments']} environments: {found['trees_as_copies'] / 1e6:,.0f} MB as copies,"
+            f" {found['trees_as_hard_links'] / 1e6:,.0f} MB as hard links (no bytecode);"
+            f" one store for all: {found['store'] / 1e6:,.0f} MB (with bytecode)"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except BenchmarkFault as fault:
+        sys.exit(f"error: {fault}")

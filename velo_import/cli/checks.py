@@ -91,7 +91,8 @@ def variables(environ: dict[str, str]) -> Iterator[Finding]:
         yield warn("variables", "PYTHONVERBOSE is set: under -v the hook stands aside", "unset PYTHONVERBOSE")
     yield ok(
         "flags",
-        "python -I, -E and -S ignore PYTHONPATH injection; `velo enable VENV` covers -I and -E, nothing covers -S",
+        "python -I, -E and -S ignore PYTHONPATH injection",
+        "`velo enable VENV` covers -I and -E; nothing covers -S",
     )
 
 

@@ -58,8 +58,8 @@ def command(shell: str | None, manifest: str, as_json: bool) -> None:
         learn=chosen.learn_enabled,
     )
     # All that injection needs, also what is set already: the output may be kept and used elsewhere.
-    needed = {name: child[name] for name in ("PYTHONPATH", "VELO_HOME") if name in child}
-    variables: dict[str, str] = {**needed, **changes(environ, child)}
+    needed: dict[str, str] = {name: child[name] for name in ("PYTHONPATH", "VELO_HOME") if name in child}
+    variables = {**needed, **changes(environ, child)}
     if is_disabled(os.environ):
         render.note("warning: VELO_DISABLE is set, and switches all of this off")
     if as_json:

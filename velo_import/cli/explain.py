@@ -62,6 +62,8 @@ def command(name: str, manifest: str, check: str | None, python: str | None, as_
     """
     interpreter = python or default_python()
     answer = explain(interpreter, name, manifest=manifest, check=check or "")
+    if answer.get("served_by") == "python" and "not active" in str(answer.get("reason")):
+        answer["hint"] = "run the program once with `velo run`, or see `velo doctor`"
     if as_json:
         render.data({"python": interpreter, **answer})
     else:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Velo's entry point into a Python program: steps aside, installs the hook, lets the next sitecustomize speak.
+"""Velo's entry point into a Python program: steps aside, installs the hook, lets the next one speak.
 
-Any Python may meet this file through PYTHONPATH, so it must parse and stay silent on all of them, 2.7 included.
+Any Python may meet this file through PYTHONPATH: it must parse and stay silent on all of them, 2.7 too.
 """
 
 import sys
@@ -9,17 +9,15 @@ import sys
 
 def _velo_boot(folder, home):
     """Load the hook's code, from the store's compiled copy if it is current, and install it."""
+    import _frozen_importlib_external as external
+    import _imp
     import marshal
     import os
     import posix
     from time import perf_counter_ns
 
-    import _frozen_importlib_external as external
-    import _imp
-
     tag = "%s-%s" % (sys.implementation.cache_tag, external.MAGIC_NUMBER.hex())
     codes = {}
-    mmap_origin = None
     try:
         compiled_path = "%s/run/hook/%s.code" % (home, tag)
         descriptor = posix.open(compiled_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -31,10 +29,9 @@ def _velo_boot(folder, home):
         is_ours = status.st_uid in (0, posix.geteuid()) and not status.st_mode & 0o022
         body = memoryview(data)[16:]
         if is_ours and data[:8] == b"VELOHOOK" and _imp.source_hash(0x56454C4F, body) == data[8:16]:
-            stamps, origin, compiled = marshal.loads(body)
+            stamps, compiled = marshal.loads(body)
             if all(_velo_stamp(posix.stat(folder + "/" + name)) == stamp for name, stamp in stamps):
                 codes = compiled
-                mmap_origin = origin
     except (OSError, ValueError, EOFError, TypeError):
         pass
 
@@ -56,13 +53,13 @@ def _velo_boot(folder, home):
     try:
         for name in names:
             sys.modules[name] = type(sys)(name)
-        for name in ("counts", "manifest", "loader", "finder"):
+        for name in ("counts", "mapping", "manifest", "loader", "finder"):
             full = "velo_import.hook." + name
             names.append(full)
             before[full] = sys.modules.get(full)
             module = sys.modules[full] = type(sys)(full)
             exec(code_of(name), module.__dict__)
-        load("install")["install"](home, mmap_origin, load, perf_counter_ns)
+        load("install")["install"](home, folder[:-4] + "_native/core.abi3.so", load, perf_counter_ns)
     finally:
         for name in names:
             if before[name] is None:

@@ -12,7 +12,7 @@ import _imp
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
@@ -79,7 +79,7 @@ class Build(NamedTuple):
 
     @property
     def tag(self) -> str:
-        """The build's name in the store, for example `cpython-312-cb0d0d0a`; free of the optimisation level."""
+        """The build's name in the store, such as `cpython-312-cb0d0d0a`; free of the optimisation level."""
         return f"{self.cache_tag}-{self.magic.hex()}"
 
     def identity(self) -> bytes:
@@ -166,7 +166,7 @@ class Manifest(NamedTuple):
 
 
 def siphash(data: bytes | memoryview) -> int:
-    """SipHash-1-3 of `data` under Velo's key: the checksum the hook can compute without importing anything."""
+    """SipHash-1-3 of `data` under Velo's key: the checksum that the hook can compute without an import."""
     return int.from_bytes(_imp.source_hash(HASH_KEY, data), "little")
 
 
@@ -388,14 +388,16 @@ def _decode_files(tables: dict[str, memoryview]) -> list[FileRecord]:
     count = len(offsets) - 1
     if len(tables["vnodes"]) != count * VNODE.size or len(tables["stamps"]) != count * STAMP.size:
         raise ValueError("the path tables differ in length")
-    if offsets[0] != 0 or offsets[-1] != len(paths) or any(b < a for a, b in zip(offsets, offsets[1:])):
+    if offsets[0] != 0 or offsets[-1] != len(paths) or any(b < a for a, b in pairwise(offsets)):
         raise ValueError("the path offsets are not ascending")
     vnodes = VNODE.iter_unpack(tables["vnodes"])
     stamps = STAMP.iter_unpack(tables["stamps"])
     decoded = []
-    for start, end, vnode, stamp in zip(offsets, offsets[1:], vnodes, stamps):
+    for (start, end), vnode, (ctime, ino) in zip(pairwise(offsets), vnodes, stamps, strict=True):
         digest, size, mtime, mode, flags, _ = vnode
-        decoded.append(FileRecord(os.fsdecode(paths[start:end]), digest, size, mtime, *stamp, mode, flags))
+        decoded.append(
+            FileRecord(os.fsdecode(paths[start:end]), digest, size, mtime, ctime, ino, mode, flags)
+        )
     return decoded
 
 
@@ -422,8 +424,7 @@ def _decode_folders(
             raise ValueError("a folder block has fewer names than modules")
         records = MODULE.iter_unpack(blocks[at + BLOCK.size : names_at])
         modules = tuple(
-            _module(tail, record, len(files), pack_count)
-            for tail, record in zip(tails, records, strict=True)
+            _module(tail, record, len(files), pack_count) for tail, record in zip(tails, records, strict=True)
         )
         yield FolderRecord(files[index].path, root, mtime, ctime, ino, modules)
 

@@ -8,7 +8,17 @@ class Counts:
     `learn` becomes true when something was met that a learning run could serve next time.
     """
 
-    __slots__ = ("deferred", "errors", "install_us", "learn", "native", "reasons", "served", "stale", "verify")
+    __slots__ = (
+        "deferred",
+        "errors",
+        "install_us",
+        "learn",
+        "native",
+        "reasons",
+        "served",
+        "stale",
+        "verify",
+    )
 
     def __init__(self, verify: bool = False) -> None:
         self.verify = verify

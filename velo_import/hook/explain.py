@@ -29,7 +29,7 @@ def explain(name: str) -> "dict[str, Any]":
     from importlib import import_module
     from importlib.util import find_spec
 
-    answer: "dict[str, Any]" = {"module": name, "served_by": None, "reason": None, "origin": None}
+    answer: dict[str, Any] = {"module": name, "served_by": None, "reason": None, "origin": None}
     finder = installed_finder()
     parent = name.rpartition(".")[0]
     try:

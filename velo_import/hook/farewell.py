@@ -28,17 +28,17 @@ from posix import (
 )
 from time import time
 
-from velo_import.hook.counts import Counts
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from velo_import.hook.counts import Counts
 
 LOCK_DESCRIPTOR = 3
 LONGEST_PAUSE = 12  # powers of two: after twelve fruitless runs the learner is started about once an hour
 
 
-def farewell(home: str, key: str, identity: bytes, counts: Counts) -> None:
+def farewell(home: str, key: str, identity: bytes, counts: "Counts") -> None:
     """Write VELO_STATS if asked; start the learner if it could serve something next time."""
     target = environ.get("VELO_STATS", "")
     if target not in ("", "0"):
@@ -47,8 +47,8 @@ def farewell(home: str, key: str, identity: bytes, counts: Counts) -> None:
         start_learner(home, key, identity)
 
 
-def append_statistics(target: str, counts: Counts) -> None:
-    """Append one JSON object to the file, or write it to stderr for `1`; in one write, so that lines stay whole."""
+def append_statistics(target: str, counts: "Counts") -> None:
+    """Append one JSON object to the file (`1`: to stderr), in one write, so that lines stay whole."""
     argv = ", ".join(quoted(argument) for argument in getattr(sys, "orig_argv", sys.argv))
     reasons = ", ".join(f"{quoted(reason)}: {count}" for reason, count in counts.reasons.items())
     numbers = ", ".join(
@@ -143,9 +143,9 @@ def learner_command(home: str) -> "list[str]":
 def descriptors_for(notes: int, lock: int) -> "list[tuple[Any, ...]]":
     """File actions: notes on 0, nothing on 1 and 2, the lock on 3, and every other descriptor closed.
 
-    A job runner waits until the last holder of its pipes is gone; a learner that kept one would be waited for.
+    A job runner waits for the last holder of its pipes: it would wait for a learner that kept one.
     """
-    actions: "list[tuple[Any, ...]]" = []
+    actions: list[tuple[Any, ...]] = []
     # Away from the low numbers first, so that no step overwrites what a later one needs.
     safe_notes, safe_lock = 1022, 1023
     actions.append((POSIX_SPAWN_DUP2, notes, safe_notes))
@@ -175,13 +175,13 @@ def take_notes(key: str, identity: bytes) -> bytes:
     stdlib = getattr(sys.modules.get("os"), "__file__", None)
     if isinstance(stdlib, str):
         notes.append(f"stdlib={stdlib.rpartition('/')[0]}")
-    notes += [f"path={entry}" for entry in sys.path if isinstance(entry, str) and entry.startswith("/")]
-    plain_module = type(sys)
-    for name, module in list(sys.modules.items()):
+    notes += [f"path={entry}" for entry in sys.path if str(entry).startswith("/")]
+    plain_module: type = type(sys)
+    for module in list(sys.modules.values()):
         # Only true modules are looked at, and only in their dict: asking a lazy one would run its code.
-        if type(module) is not plain_module or not isinstance(name, str):
+        if type(module) is not plain_module:
             continue
-        spec = module.__dict__.get("__spec__")
+        spec: Any = module.__dict__.get("__spec__")
         origin = getattr(spec, "origin", None)
         if isinstance(origin, str) and origin.startswith("/") and getattr(spec, "has_location", False):
             notes.append(f"module={spec.name}\t{origin}")

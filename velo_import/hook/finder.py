@@ -13,11 +13,11 @@ from _frozen_importlib_external import (
     FileFinder,
     PathFinder,
     SourceFileLoader,
-    SourcelessFileLoader,
 )
 from os import fsencode
 from posix import getcwd, listdir, stat
 
+import velo_import.hook.mapping as mapping
 from velo_import.hook.loader import VeloSourceLoader
 from velo_import.hook.manifest import NEVER, ROOT_ONLY, Unusable
 
@@ -99,7 +99,7 @@ class Folder:
         self.cached = f"{self.prefix}__pycache__/"
         self.importer = importer
         self.asks = asks
-        self.names: "set[str] | None" = None
+        self.names: set[str] | None = None
         if block is None:
             # No stamp can equal -1: the first use lists the folder.
             self.mtime = self.ctime = self.ino = -1
@@ -114,23 +114,16 @@ class Folder:
             self.manifest = block.manifest
 
     def ask(self) -> None:
-        """Compare the folder with its stamp, and list it if it has moved: what `FileFinder` does on each use."""
+        """Compare the folder with its stamp; list it if it has moved, as `FileFinder` does on each use."""
+        if mapping.is_unchanged(self.path, -1, self.mtime, self.ctime, self.ino):
+            return
         try:
             status = stat(self.path)
-        except OSError:
-            self.names = set()
-            self.mtime = -1
-            return
-        if (
-            status.st_mtime_ns == self.mtime
-            and status.st_ctime_ns == self.ctime
-            and status.st_ino == self.ino
-        ):
-            return
-        try:
             self.names = set(listdir(self.path))
         except OSError:
             self.names = set()
+            self.mtime = self.ctime = self.ino = -1
+            return
         self.mtime = status.st_mtime_ns
         self.ctime = status.st_ctime_ns
         self.ino = status.st_ino
@@ -184,7 +177,8 @@ class VeloFinder:
         counts = self.counts
         hooks = sys.path_hooks
         if hooks[0] is not self.zip_hook or hooks[1] is not self.file_hook or is_import_system_patched():
-            return counts.defer("import system changed")
+            counts.defer("import system changed")
+            return None
         tail = name.rpartition(".")[2]
         folders = self.folders
         importers = sys.path_importer_cache
@@ -205,9 +199,11 @@ class VeloFinder:
                 if mask == 0:
                     continue
                 if at < 0 or folder.records[at] & MASK != mask:
-                    return counts.defer_stale("folder changed")
+                    counts.defer_stale("folder changed")
+                    return None
                 if mask & BARE_NAME and not folder.records[at] & IS_FOLDER:
-                    return counts.defer_stale("folder changed")
+                    counts.defer_stale("folder changed")
+                    return None
             elif at < 0:
                 continue
             head = folder.records[at]
@@ -224,27 +220,30 @@ class VeloFinder:
                 inner = child.table.get("__init__", -1)
                 found = 0 if inner < 0 else child.records[inner] & MASK
                 if child.names is not None and self._live_mask(child.names, "__init__") != found:
-                    return counts.defer_stale("folder changed")
+                    counts.defer_stale("folder changed")
+                    return None
                 if found > BARE_NAME:
                     return self._spec(name, "__init__", child, inner, True)
                 if not head & MASK & ~BARE_NAME:
-                    return counts.defer("namespace package")
+                    counts.defer("namespace package")
+                    return None
             if head & MASK & ~BARE_NAME:
                 return self._spec(name, tail, folder, at, False)
-        return counts.defer("not found")
+        counts.defer("not found")
+        return None
 
-    def _spec(
-        self, name: str, tail: str, folder: Folder, at: int, is_package: bool
-    ) -> "ModuleSpec | None":
+    def _spec(self, name: str, tail: str, folder: Folder, at: int, is_package: bool) -> "ModuleSpec | None":
         counts = self.counts
         head = folder.records[at]
         if head & DEFER:
-            return counts.defer("left to Python")
+            counts.defer("left to Python")
+            return None
         suffix, kind = self.suffixes[(head >> 16 & 0xFF) - 1]
         origin = f"{folder.prefix}{tail}{suffix}"
         if kind is SourceFileLoader:
             if not head >> 32:
-                return counts.defer_learnable("no bytecode yet")
+                counts.defer_learnable("no bytecode yet")
+                return None
             loader = VeloSourceLoader(name, origin)
             loader._folder = folder
             loader._at = at
@@ -252,15 +251,17 @@ class VeloFinder:
             loader._cached = cached = f"{folder.cached}{tail}{self.cached_suffix}"
             spec = ModuleSpec(name, loader, origin=origin)
             if sys.pycache_prefix is None:
-                spec._cached = cached
+                spec._cached = cached  # type: ignore[attr-defined]
         elif kind is ExtensionFileLoader:
             if (folder.asks or folder.names is not None) and stat(origin).st_mode >> 12 != REGULAR_FILE:
-                return counts.defer_stale("folder changed")
+                counts.defer_stale("folder changed")
+                return None
             spec = ModuleSpec(name, ExtensionFileLoader(name, origin), origin=origin)
             counts.native += 1
         else:
-            return counts.defer("sourceless module")
-        spec._set_fileattr = True
+            counts.defer("sourceless module")
+            return None
+        spec._set_fileattr = True  # type: ignore[attr-defined]
         if is_package:
             spec.submodule_search_locations = [folder.path]
         return spec
@@ -279,26 +280,28 @@ class VeloFinder:
                 return known
         importer = sys.path_importer_cache.get(entry, MISSING)
         if importer is MISSING and is_on_sys_path:
-            importer = PathFinder._path_importer_cache(entry)
+            importer = PathFinder._path_importer_cache(entry)  # type: ignore[attr-defined]
         if importer is None:
             return MISSING
         path = entry
         if importer is MISSING:
             # PathFinder would make a FileFinder of it now. We spare that: the hooks are CPython's own.
             importer = None
-        elif type(importer) is not FileFinder or importer._loaders != self.suffixes:
-            return self.counts.defer("other importer")
+        elif type(importer) is not FileFinder or vars(importer)["_loaders"] != self.suffixes:
+            self.counts.defer("other importer")
+            return None
         else:
             path = importer.path
         block, asks = self._block(path)
         if block is None and not is_on_sys_path:
-            return self.counts.defer_learnable("folder not known")
+            self.counts.defer_learnable("folder not known")
+            return None
         folder = Folder(path, importer, block, asks)
         self.folders[entry] = folder
         return folder
 
     def _block(self, path: str) -> "tuple[Block | None, bool]":
-        """The first manifest's block whose stamp holds, else the first block, and whether to ask on each use."""
+        """The first block whose stamp holds, else the first there is; and whether to ask on each use."""
         raw = fsencode(path)
         stale = None
         for manifest in self.manifests:
@@ -310,17 +313,10 @@ class VeloFinder:
             if block is None:
                 continue
             asks = self._asks(manifest, block.root)
-            if not asks or self._is_current(path, block):
+            if not asks or mapping.is_unchanged(path, -1, block.mtime, block.ctime, block.ino):
                 return block, asks
             stale = stale or block
         return stale, True
-
-    def _is_current(self, path: str, block: "Block") -> bool:
-        try:
-            status = stat(path)
-        except OSError:
-            return False
-        return (status.st_mtime_ns, status.st_ctime_ns, status.st_ino) == (block.mtime, block.ctime, block.ino)
 
     def _asks(self, manifest: "Manifest", root: int) -> bool:
         """Whether folders of this root are compared with the kernel on each use."""

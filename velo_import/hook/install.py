@@ -6,17 +6,16 @@ nothing in `sys.modules`.
 """
 
 import sys
-from _frozen_importlib import ModuleSpec
-from _frozen_importlib_external import (
+from _frozen_importlib_external import (  # type: ignore[attr-defined]
     MAGIC_NUMBER,
-    ExtensionFileLoader,
     PathFinder,
     _get_supported_file_loaders,
 )
-from _imp import create_dynamic, exec_dynamic, source_hash
+from _imp import source_hash
 from os import environ, fsencode
 from posix import geteuid, register_at_fork, stat
 
+import velo_import.hook.mapping as mapping
 from velo_import.hook.counts import Counts
 from velo_import.hook.finder import VeloFinder
 from velo_import.hook.manifest import HASH_KEY, NEVER, ROOT_ONLY, STAT, Manifest, Unusable
@@ -43,33 +42,16 @@ def manifest_key(identity: bytes, prefix: bytes) -> str:
     return f"{sys.implementation.cache_tag}-{name}-{check}"
 
 
-def load_mmap(origin: "str | None") -> "Any":
-    """The `mmap` module, without leaving it in `sys.modules` where a program would not expect it.
-
-    Loaded by its known path: the search would make CPython list the standard library's folders first.
-    """
-    loaded = sys.modules.get("mmap")
-    if loaded is None and origin is not None:
-        spec = ModuleSpec("mmap", ExtensionFileLoader("mmap", origin), origin=origin)
-        loaded = create_dynamic(spec)
-        exec_dynamic(loaded)
-    elif loaded is None:
-        import mmap
-
-        loaded = sys.modules.pop("mmap", mmap)
-    return loaded
-
-
-def open_manifests(home: str, key: str, identity: bytes, counts: Counts, mapper: "Any") -> "list[Manifest]":
+def open_manifests(home: str, key: str, identity: bytes, counts: Counts) -> "list[Manifest]":
     """The manifests that fit, first to be asked first: the one named by VELO_MANIFEST, learned, ingested."""
     folder = f"{home}/manifests/v1/{key}"
     packs = f"{home}/packs/v1"
     manifests = []
     named = environ.get("VELO_MANIFEST")
     prefix = fsencode(sys.prefix)
-    for path in [named] * bool(named) + [f"{folder}/upper.velo", f"{folder}/base.velo"]:
+    for path in ([named] if named else []) + [f"{folder}/upper.velo", f"{folder}/base.velo"]:
         try:
-            manifest = Manifest(path, packs, identity, mapper)
+            manifest = Manifest(path, packs, identity)
             if path == named or manifest.prefix() == prefix:
                 manifests.append(manifest)
         except FileNotFoundError:
@@ -93,12 +75,12 @@ def is_private(home: str) -> bool:
     return status.st_uid in (0, geteuid()) and not status.st_mode & 0o022
 
 
-def install(home: str, mmap_origin: "str | None", load: "Callable[[str], Any]", now: "Callable[[], int]") -> None:
+def install(home: str, native: str, load: "Callable[[str], Any]", now: "Callable[[], int]") -> None:
     """Install the finder for this process, if its environment is known, and the exit function.
 
     Args:
         home: the store folder.
-        mmap_origin: path of the `mmap` extension module, or None to search for it.
+        native: path of the native module; the Python twin is used if it cannot be loaded.
         load: gives the namespace of another module of the hook by its short name.
         now: a clock in nanoseconds, for VELO_STATS.
     """
@@ -116,7 +98,8 @@ def install(home: str, mmap_origin: "str | None", load: "Callable[[str], Any]", 
     identity = build_identity([suffix for suffix, _ in details])
     key = manifest_key(identity, fsencode(sys.prefix))
     counts = Counts(environ.get("VELO_VERIFY", "0") not in ("", "0"))
-    manifests = open_manifests(home, key, identity, counts, load_mmap(mmap_origin))
+    mapping.use_native(native)
+    manifests = open_manifests(home, key, identity, counts)
     if manifests:
         check = CHECKS.get(environ.get("VELO_CHECK", ""))
         finder = VeloFinder(manifests, counts, check, (hooks[0], hooks[1]), details)
@@ -142,7 +125,7 @@ def _at_exit(home: str, key: str, identity: bytes, counts: Counts, load: "Callab
         try:
             if counts.learn or "VELO_STATS" in environ:
                 load("farewell")["farewell"](home, key, identity, counts)
-        except Exception:  # noqa: S110 - the program has ended; nothing of ours may show
+        except Exception:
             pass
 
     atexit.register(farewell)

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loader: CPython's `SourceFileLoader`, except that `get_code` may answer from a mapped pack.
 
-Everything else about it is inherited, so a module looks as it always does. The surprise: this file is compiled
-under importlib's own file name, because CPython cuts frames of that name out of users' tracebacks.
+Everything else about it is inherited, so a module looks as it always does. The surprise: this file is
+compiled under importlib's own file name, because CPython cuts frames of that name out of tracebacks.
 """
 
 import sys
 from _frozen_importlib_external import SourceFileLoader
-from _imp import _fix_co_filename, source_hash
+from _imp import _fix_co_filename, source_hash  # type: ignore[attr-defined]
 from marshal import loads
-from posix import O_CLOEXEC, O_RDONLY, stat
+from posix import O_CLOEXEC, O_RDONLY
+
+import velo_import.hook.mapping as mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,22 +32,16 @@ def is_source_unchanged(path: str, records: "list[int]", at: int) -> bool:
     hard-link do to files they never edit. SipHash is enough against accident, and who can edit the file
     needs no collision.
     """
-    status = stat(path)
-    if status.st_size != records[at + 6]:
-        return False
-    if (
-        status.st_mtime_ns == records[at + 3]
-        and status.st_ctime_ns == records[at + 4]
-        and status.st_ino == records[at + 5]
-    ):
-        return True
+    unchanged = mapping.is_unchanged(path, records[at + 6], records[at + 3], records[at + 4], records[at + 5])
+    if unchanged is not None:
+        return unchanged
     with open(path, "rb", 0) as file:
         source = file.read()
     return int.from_bytes(source_hash(HASH_KEY, source), "little") == records[at + 7]
 
 
 class VeloSourceLoader(SourceFileLoader):
-    """Loads one module whose bytecode lies at word `_at` of `_folder`. Pickles as the loader it stands for."""
+    """Loads the module whose record is at word `_at` of `_folder`; pickles as the loader it stands for."""
 
     __slots__ = ("_at", "_cached", "_counts", "_folder")
     _folder: "Folder"

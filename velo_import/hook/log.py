@@ -51,5 +51,3 @@ class LoggingFinder:
     def invalidate_caches(self) -> None:
         """As `VeloFinder.invalidate_caches`."""
         self.finder.invalidate_caches()
-
-

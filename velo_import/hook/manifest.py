@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mapped manifest, read in place: folders by path, packs by number. Parses nothing it is not asked for.
 
-`velo_import.format.manifest` is the reference for every offset (FORMAT.md, section 3). Here a doubtful byte is
-a miss, never an error: the program then starts as it would without Velo.
+`velo_import.format.manifest` is the reference for every offset (FORMAT.md, section 3). Here a doubtful
+byte is a miss, never an error: the program then starts as it would without Velo.
 """
 
 import sys
 from _imp import source_hash
-from posix import O_CLOEXEC, O_NOFOLLOW, O_RDONLY, close, fstat, geteuid, open
+from os import fsencode
+from posix import geteuid
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from mmap import mmap
-    from typing import Any
+import velo_import.hook.mapping as mapping
 
 HASH_KEY = 0x56454C4F
 # The first 24 bytes up to the file size: magic, version 1, no mandatory feature bits.
@@ -31,20 +29,16 @@ class Unusable(Exception):
     """Why a manifest or pack is not used; the text is the reason that is counted. Never leaves the hook."""
 
 
-def map_private(path: str, module: "Any") -> "tuple[mmap, Any]":
-    """Map a file read-only if nobody but its owner (us or root) could have written it; with its stat result."""
-    descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
-    try:
-        status = fstat(descriptor)
-        if status.st_uid not in (0, geteuid()) or status.st_mode & 0o022 or status.st_mode >> 12 != 8:
-            raise Unusable("owner")
-        return module.mmap(descriptor, 0, access=module.ACCESS_READ), status
-    finally:
-        close(descriptor)
+def map_private(path: str) -> "tuple[memoryview, tuple[int, ...]]":
+    """Map a file that only its owner (us or root) could have written; with its size, times and inode."""
+    mapped, (uid, mode, *stamp) = mapping.map_file(fsencode(path))
+    if uid not in (0, geteuid()) or mode & 0o022:
+        raise Unusable("owner")
+    return memoryview(mapped), tuple(stamp)
 
 
 class Block:
-    """One folder as the manifest describes it: its stamp, its module table and their records as flat words."""
+    """One folder as the manifest describes it: stamp, module table, and records as flat words."""
 
     __slots__ = ("ctime", "ino", "manifest", "mtime", "records", "root", "table")
 
@@ -65,9 +59,8 @@ class Block:
         self.ino = ino
         self.records: list[int] = words[start:names_at].tolist()
         names = str(manifest.bytes[names_at * 8 : names_at * 8 + names_size], "utf-8", "surrogateescape")
-        self.table: dict[str, int] = (
-            dict(zip(names.split("\0"), range(0, count * MODULE_WORDS, MODULE_WORDS))) if count else {}
-        )
+        places = range(0, count * MODULE_WORDS, MODULE_WORDS)
+        self.table: dict[str, int] = dict(zip(names.split("\0"), places, strict=True)) if count else {}
 
 
 class Manifest:
@@ -78,18 +71,16 @@ class Manifest:
         OSError: the file cannot be opened or mapped.
     """
 
-    __slots__ = ("bytes", "mapper", "pack_folder", "packs", "path", "roots_checked", "words")
+    __slots__ = ("bytes", "pack_folder", "packs", "path", "roots_checked", "words")
 
-    def __init__(self, path: str, pack_folder: str, identity: bytes, mapper: "Any") -> None:
-        mapped, status = map_private(path, mapper)
+    def __init__(self, path: str, pack_folder: str, identity: bytes) -> None:
+        self.bytes, stamp = map_private(path)
         self.path = path
         self.pack_folder = pack_folder
-        self.mapper = mapper
-        self.packs: "dict[int, memoryview | None]" = {}
+        self.packs: dict[int, memoryview | None] = {}
         self.roots_checked: dict[int, bool] = {}
-        self.bytes = memoryview(mapped)
-        size = status.st_size
-        if size < TABLES_START or size % 8 or mapped[:16] != START:
+        size = stamp[0]
+        if size < TABLES_START or size % 8 or self.bytes[:16] != START:
             raise Unusable("not a manifest")
         self.words = words = self.bytes.cast("Q")
         end = words[4]
@@ -98,15 +89,16 @@ class Manifest:
         check = source_hash(HASH_KEY, self.bytes[PREAMBLE_START:end])
         if int.from_bytes(check, "little") != words[3]:
             raise Unusable("damaged")
-        if self.bytes[words[IDENTITY] : words[IDENTITY] + len(identity)] != identity:
+        if self._identity().partition(b"\0")[0] != identity:
             raise Unusable("build")
-        if self.bytes[words[IDENTITY] + len(identity) : words[IDENTITY] + len(identity) + 1] != b"\0":
-            raise Unusable("build")
+
+    def _identity(self) -> bytes:
+        at, size = self.words[IDENTITY], self.words[IDENTITY + 1]
+        return bytes(self.bytes[at : at + size])
 
     def prefix(self) -> bytes:
         """The `sys.prefix` of the environment this manifest was made for, in file system bytes."""
-        at, size = self.words[IDENTITY], self.words[IDENTITY + 1]
-        return bytes(self.bytes[at : at + size]).partition(b"\0")[2]
+        return self._identity().partition(b"\0")[2]
 
     def block(self, path: bytes) -> "Block | None":
         """The block of one folder, or None when the manifest does not cover it."""
@@ -154,15 +146,9 @@ class Manifest:
         view = None
         try:
             at = (self.words[PACKS] >> 3) + index * PACK_WORDS
-            mapped, status = map_private(f"{self.pack_folder}/{self.pack_name(index)}", self.mapper)
-            size, mtime, ctime, ino = self.words[at + 2 : at + 6]
-            if (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino) == (
-                size,
-                mtime,
-                ctime,
-                ino,
-            ):
-                view = memoryview(mapped)
+            mapped, stamp = map_private(f"{self.pack_folder}/{self.pack_name(index)}")
+            if stamp == tuple(self.words[at + 2 : at + 6]):
+                view = mapped
         except (OSError, ValueError, Unusable):
             pass
         self.packs[index] = view

@@ -12,7 +12,6 @@ import os
 import subprocess
 from pathlib import Path
 
-import velo_import.hook
 from velo_import.format.manifest import HASH_KEY
 from velo_import.host.files import private_folder, publish
 from velo_import.ingest.interpreter import Interpreter
@@ -20,7 +19,7 @@ from velo_import.store.layout import Store
 
 MAGIC = b"VELOHOOK"
 
-# Run by the target interpreter: its own compiler and marshal, its own idea of where mmap lies.
+# Run by the target interpreter: its own compiler and its own marshal.
 COMPILE = """
 import marshal, os, sys
 folder = sys.argv[1]
@@ -33,9 +32,7 @@ for name in sorted(os.listdir(folder)):
             code = compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
         stamps.append((name, (status.st_mtime_ns, status.st_ctime_ns, status.st_size)))
         codes[name[:-3]] = marshal.dumps(code)
-import mmap
-origin = getattr(mmap, "__file__", None)
-sys.stdout.buffer.write(marshal.dumps((tuple(stamps), origin, codes)))
+sys.stdout.buffer.write(marshal.dumps((tuple(stamps), codes)))
 """
 
 
@@ -45,7 +42,7 @@ def write(store: Store, interpreter: Interpreter) -> Path:
     Raises:
         VeloError: the interpreter fails to compile it, or the store cannot be written.
     """
-    folder = Path(velo_import.hook.__file__).parent
+    folder = Path(__file__).parents[1] / "hook"
     body = subprocess.run(
         [interpreter.executable, "-I", "-S", "-c", COMPILE, str(folder)],
         env={**os.environ, "VELO_DISABLE": "1"},

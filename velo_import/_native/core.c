@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The native half of the hook: files mapped without a descriptor left behind, and stamps compared without
+ * building Python's stat result.
+ *
+ * Reading order: `Map` (a read-only buffer over one mapped file), `map_file` (the only way to make one),
+ * `is_unchanged`, then the module's tables. The Python twin is velo_import/hook/mapping.py; it is used where
+ * this module was not built, and the tests put both through the same cases.
+ *
+ * Why not CPython's own mmap module: before 3.13 it keeps a duplicate of the descriptor. A program that closes
+ * every descriptor and opens its own files would have one of them closed by our map at exit.
+ *
+ * Stable ABI (3.11): one build serves every CPython from 3.11 on.
+ */
+
+#define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct {
+    PyObject_HEAD
+    void *start; /* NULL when the file is empty: mmap refuses a length of zero */
+    Py_ssize_t size;
+} Map;
+
+typedef struct {
+    PyObject *map_type;
+} State;
+
+#ifdef __APPLE__
+#define MTIME(status) ((status).st_mtimespec)
+#define CTIME(status) ((status).st_ctimespec)
+#else
+#define MTIME(status) ((status).st_mtim)
+#define CTIME(status) ((status).st_ctim)
+#endif
+
+static long long nanoseconds(struct timespec when)
+{
+    return (long long)when.tv_sec * 1000000000LL + when.tv_nsec;
+}
+
+static int map_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+    Map *map = (Map *)self;
+    return PyBuffer_FillInfo(view, self, map->start ? map->start : "", map->size, 1, flags);
+}
+
+static void map_dealloc(PyObject *self)
+{
+    Map *map = (Map *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    if (map->start != NULL)
+        munmap(map->start, (size_t)map->size);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot map_slots[] = {
+    {Py_bf_getbuffer, map_getbuffer},
+    {Py_tp_dealloc, map_dealloc},
+    {Py_tp_doc, "A read-only buffer over one mapped file; holds no descriptor."},
+    {0, NULL},
+};
+
+static PyType_Spec map_spec = {
+    .name = "velo_import._native.core.Map",
+    .basicsize = sizeof(Map),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = map_slots,
+};
+
+PyDoc_STRVAR(map_file_doc,
+             "map_file(path: bytes) -> tuple[Map, tuple[int, ...]]\n\n"
+             "Map a regular file read-only. Gives the map and (uid, mode, size, mtime_ns, ctime_ns, ino).\n"
+             "Symbolic links are not followed. Raises OSError.");
+
+static PyObject *map_file(PyObject *module, PyObject *argument)
+{
+    const char *path = PyBytes_AsString(argument);
+    if (path == NULL)
+        return NULL;
+    PyObject *answer = NULL;
+    PyObject *map = NULL;
+    struct stat status;
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (descriptor < 0 || fstat(descriptor, &status) != 0)
+        goto refused;
+    if (!S_ISREG(status.st_mode)) {
+        errno = EINVAL;
+        goto refused;
+    }
+
+    State *state = PyModule_GetState(module);
+    allocfunc allocate = (allocfunc)PyType_GetSlot((PyTypeObject *)state->map_type, Py_tp_alloc);
+    map = allocate((PyTypeObject *)state->map_type, 0); /* zeroed: start is NULL */
+    if (map == NULL)
+        goto done;
+    ((Map *)map)->size = (Py_ssize_t)status.st_size;
+    if (status.st_size > 0) {
+        void *start = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_SHARED, descriptor, 0);
+        if (start == MAP_FAILED)
+            goto refused;
+        ((Map *)map)->start = start;
+    }
+    answer = Py_BuildValue("O(kkLLLK)", map, (unsigned long)status.st_uid, (unsigned long)status.st_mode,
+                           (long long)status.st_size, nanoseconds(MTIME(status)), nanoseconds(CTIME(status)),
+                           (unsigned long long)status.st_ino);
+    goto done;
+
+refused:
+    PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, argument);
+done:
+    Py_XDECREF(map);
+    if (descriptor >= 0)
+        close(descriptor);
+    return answer;
+}
+
+PyDoc_STRVAR(is_unchanged_doc,
+             "is_unchanged(path: str, size: int, mtime_ns: int, ctime_ns: int, ino: int) -> bool | None\n\n"
+             "Whether the file still has this stamp; None when only a time or the inode differs, so that\n"
+             "its content has to be asked. A size of -1 is any size. A file that is not there has changed.");
+
+static PyObject *is_unchanged(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    PyObject *encoded = NULL;
+    long long size, mtime, ctime;
+    unsigned long long ino;
+    if (!PyArg_ParseTuple(arguments, "O&LLLK", PyUnicode_FSConverter, &encoded, &size, &mtime, &ctime, &ino))
+        return NULL;
+    struct stat status;
+    int refused = stat(PyBytes_AsString(encoded), &status);
+    Py_DECREF(encoded);
+    if (refused || (size >= 0 && size != (long long)status.st_size))
+        Py_RETURN_FALSE;
+    if (nanoseconds(MTIME(status)) == mtime && nanoseconds(CTIME(status)) == ctime && status.st_ino == ino)
+        Py_RETURN_TRUE;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"map_file", map_file, METH_O, map_file_doc},
+    {"is_unchanged", is_unchanged, METH_VARARGS, is_unchanged_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static int module_exec(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    state->map_type = PyType_FromModuleAndSpec(module, &map_spec, NULL);
+    return state->map_type == NULL ? -1 : 0;
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    State *state = PyModule_GetState(module);
+    if (state != NULL)
+        Py_VISIT(state->map_type);
+    return 0;
+}
+
+static int module_clear(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    if (state != NULL)
+        Py_CLEAR(state->map_type);
+    return 0;
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "core",
+    .m_doc = "Velo's native helpers for the hook.",
+    .m_size = sizeof(State),
+    .m_methods = functions,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+};
+
+PyMODINIT_FUNC PyInit_core(void)
+{
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+class Map:
+    """A read-only buffer over one mapped file; holds no descriptor."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def map_file(path: bytes, /) -> tuple[Map, tuple[int, int, int, int, int, int]]:
+    """Map a regular file; gives the map and (uid, mode, size, mtime_ns, ctime_ns, ino). Raises OSError."""
+
+def is_unchanged(path: str, size: int, mtime_ns: int, ctime_ns: int, ino: int, /) -> bool | None:
+    """Whether the file still has this stamp; None when only a time or the inode differs."""

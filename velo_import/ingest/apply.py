@@ -1,0 +1,642 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ingest`: a whole environment or project, ahead of time, into the store and one published manifest.
+
+Knows the order of the steps, and that nothing is published before all it refers to is on the disk: packs and blobs,
+then the catalogue, then the manifest. The surprise: an unchanged tree is recognised by one digest over all stamps,
+before any old manifest is read, because reading the manifest would take as long as looking at the tree.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blake3 import blake3
+
+from velo_import.errors import StoreCorrupt, StoreMissing, VeloError
+from velo_import.format.manifest import (
+    CHECK_NAMES,
+    KIND_NAMES,
+    SITE,
+    STDLIB,
+    SYMBOLIC_LINK,
+    TREE,
+    Build,
+    FileRecord,
+    Manifest,
+    PackRecord,
+    decode,
+    encode,
+    manifest_key,
+)
+from velo_import.host.files import explained, make_folders, publish, read_file, stamp_of
+from velo_import.host.filesystems import filesystem_of
+from velo_import.host.locks import exclusive
+from velo_import.host.processes import available_cores
+from velo_import.store.catalog import Catalog
+from velo_import.store.layout import Store
+
+from . import hookcode
+from .codes import Provided, Wanted, merge_packs, provide_codes, usable_packs
+from .content import Contents, read_contents
+from .distributions import INFO_SUFFIX, Owners, tree_label
+from .interpreter import Interpreter, Probe, find_python
+from .plan import (
+    Draft,
+    Plan,
+    Unread,
+    assemble,
+    carry_over,
+    default_check,
+    draft_of,
+    file_record,
+    plan_ingest,
+)
+from .scan import Area, FileEntry, Scan, Trouble, area_kind, scan
+
+LOCK_PATIENCE = 10.0
+BASE, UPPER = "base", "upper"
+
+
+class Progress(NamedTuple):
+    """How far one phase has come; `total` is 0 while it is not known."""
+
+    phase: str
+    done: int
+    total: int
+
+
+class IngestSummary(NamedTuple):
+    """What an ingest found and did. Bytes count content; `new_` is what the store did not have before."""
+
+    target: str
+    manifest: str
+    key: str
+    unchanged: bool
+    files: int
+    folders: int
+    modules: int
+    compiled: int
+    taken_over: int
+    reused: int  # Bytecode that the store had already.
+    deferred: int
+    blobs: int
+    new_blobs: int
+    bytes: int
+    new_bytes: int
+    seconds: float
+    files_per_second: float
+    phases: dict[str, float]
+    unreadable: list[Trouble]
+    changed_during: list[str]
+    excluded: int
+    roots: list[dict[str, str]]
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.phases: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - began
+
+    def total(self) -> float:
+        return time.perf_counter() - self.began
+
+
+def ingest(
+    target: Path,
+    *,
+    store: Store,
+    python: str | None = None,
+    output: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    jobs: int | None = None,
+    optimisation: int = 0,
+    force: bool = False,
+) -> IngestSummary:
+    """Ingest a virtual environment, a site-packages or a project folder; publish `base.velo` of its environment.
+
+    Args:
+        python: the interpreter; by default the one that the folder belongs to.
+        output: where to put another copy of the manifest, for `velo run --manifest`.
+        jobs: processes that compile; by default one for each core.
+        force: read every file again, and publish even if nothing seems changed.
+
+    Raises:
+        VeloError: with a hint, for every input and every disk that cannot be used; nothing is published then.
+    """
+    was_collecting = gc.isenabled()
+    gc.disable()  # Some hundred thousand small records and no cycles: looking for some costs a fifth of the time.
+    try:
+        return _Ingest(target, store, progress or _ignore, jobs, optimisation, force).run(python, output)
+    finally:
+        if was_collecting:
+            gc.enable()
+
+
+def _ignore(progress: Progress) -> None:
+    """Nobody is watching."""
+
+
+class _Ingest:
+    """The state of one ingest."""
+
+    def __init__(
+        self,
+        target: Path,
+        store: Store,
+        progress: Callable[[Progress], None],
+        jobs: int | None,
+        optimisation: int,
+        force: bool,
+    ) -> None:
+        self.target = os.path.abspath(target)
+        self.store = store
+        self.progress = progress
+        self.jobs = jobs or available_cores()
+        self.optimisation = optimisation
+        self.force = force
+        self.clock = Clock()
+
+    def run(self, python: str | None, output: Path | None) -> IngestSummary:
+        if self.store.readonly:
+            raise VeloError("the store is read-only", hint="unset VELO_READONLY, or set VELO_HOME to another folder")
+        python = python or find_python(Path(self.target))
+        if not os.path.isdir(self.target):
+            raise VeloError(f"not a folder: {self.target}", hint="give an environment, site-packages or project")
+        with Catalog.open(self.store) as self.catalog:
+            interpreter, scanned = self._look(python)
+            self.interpreter = interpreter
+            self.build = interpreter.build(self.optimisation)
+            self.key = manifest_key(self.build, interpreter.prefix)
+            self.path = self.store.manifest_folder(self.key) / f"{BASE}.velo"
+            fingerprint = blake3(scanned.fingerprint_source()).hexdigest()
+            summary = None if self.force else self._unchanged(fingerprint)
+            if summary is None:
+                with exclusive(self.store.run / f"{self.key}.lock", wait=LOCK_PATIENCE) as lock:
+                    summary = self._ingest(scanned, fingerprint)
+                    os.ftruncate(lock, 0)  # Empty means to the hook: the last run was not in vain.
+        if output is not None:
+            with self.clock.phase("publish"):
+                _copy_manifest(self.path, Path(os.path.abspath(output)))
+        if not (summary.unchanged and is_hook_current(self.store, self.build)):
+            with self.clock.phase("hook"):
+                hookcode.write(self.store, interpreter)
+        seconds = self.clock.total()
+        return summary._replace(
+            seconds=seconds, files_per_second=summary.files / seconds, phases=dict(self.clock.phases)
+        )
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def _look(self, python: str) -> tuple[Interpreter, Scan]:
+        """Ask the interpreter and walk the tree, both at once where an earlier ingest tells what to walk."""
+        asked = Probe(python)
+        try:
+            guess = self._areas_of_last_time()
+            with self.clock.phase("scan"):
+                scanned = self._scan(guess) if guess else None
+        except BaseException:
+            asked.abandon()
+            raise
+        with self.clock.phase("interpreter"):
+            interpreter = asked.answer()
+        areas = areas_of(self.target, interpreter)
+        if scanned is None or scanned.areas != areas:
+            with self.clock.phase("scan"):
+                scanned = self._scan(areas)
+        return interpreter, scanned
+
+    def _areas_of_last_time(self) -> tuple[Area, ...]:
+        for record in self.catalog.manifests().values():
+            last = _scan_record(record, self.target)
+            if last is not None and record.get("optimisation") == self.optimisation:
+                try:
+                    return tuple(Area(os.fsdecode(path), kind) for path, kind in last["areas"])
+                except (KeyError, TypeError, ValueError):
+                    continue
+        return ()
+
+    def _scan(self, areas: Sequence[Area]) -> Scan:
+        self.progress(Progress("scan", 0, 0))
+        slow = any(filesystem_of(area.path).network for area in areas)
+        return scan(areas, slow=slow)
+
+    # -- nothing to do -----------------------------------------------------------------------------
+
+    def _unchanged(self, fingerprint: str) -> IngestSummary | None:
+        """The summary of last time if everything is as it was, what was published included."""
+        record = self.catalog.manifests().get(self.key)
+        last = None if record is None else _scan_record(record, self.target)
+        if record is None or last is None or last.get("fingerprint") != fingerprint:
+            return None
+        try:
+            if list(stamp_of(os.stat(self.path))) != record["stamp"]:
+                return None
+            packs = {PackRecord(*fields): None for fields in record["packs"]}
+            if usable_packs(self.store, packs) != set(packs):
+                return None
+            return IngestSummary(
+                target=self.target,
+                manifest=str(self.path),
+                key=self.key,
+                unchanged=True,
+                **{**last["counts"], "compiled": 0, "taken_over": 0, "reused": 0, "new_blobs": 0, "new_bytes": 0},
+                seconds=0.0,
+                files_per_second=0.0,
+                phases={},
+                unreadable=[Trouble(*fields) for fields in last["unreadable"]],
+                changed_during=[],
+                roots=[dict(root) for root in record["root_checks"]],
+            )
+        except (OSError, KeyError, TypeError, ValueError):
+            return None
+
+    # -- everything else ---------------------------------------------------------------------------
+
+    def _ingest(self, scanned: Scan, fingerprint: str) -> IngestSummary:
+        with self.clock.phase("plan"):
+            self.progress(Progress("plan", 0, 0))
+            previous = published_draft(self.store, self.key, BASE)
+            known = with_other(previous, published_draft(self.store, self.key, UPPER))
+            plan = plan_ingest(
+                scanned,
+                known,
+                self.build,
+                content_below=self.target,
+                checks={
+                    area.path: default_check(area.kind, filesystem_of(area.path))
+                    for area in scanned.areas
+                    if area.kind is not None
+                },
+                force=self.force,
+            )
+            plan = self._with_lost_content(plan)
+        with self.clock.phase("store"):
+            contents = self._read(plan)
+        draft = plan.draft
+        settle_files(draft, plan, contents)
+        with self.clock.phase("compile"):
+            provided = self._provide(scanned, plan, contents)
+            merge_into(draft, provided)
+        own_files = [record for record in draft.files.values() if record.path in plan.content]
+        with self.clock.phase("publish"):
+            self.progress(Progress("publish", 0, 0))
+            still_there = [path for path in previous.roots if os.path.isdir(path)]
+            carry_over(draft, previous, [area.path for area in scanned.areas], still_there)
+            merged = merge_packs(draft, self.store, self.build)
+            with self.catalog.write() as writing:
+                for pack in (*contents.packs, *provided.packs, *merged):
+                    writing.put_pack(pack)
+                for blob in contents.loose:
+                    writing.put_loose(blob.digest, blob.size)
+            manifest = assemble(draft, self.build, self.interpreter.prefix)
+            changed = publish_manifest(self.path, encode(manifest))
+            trim_upper(self.store, self.key, self.build, draft)
+        counts = {
+            "files": scanned.file_count(),
+            "folders": len(scanned.folders),
+            "modules": sum(path.endswith(".py") for path in draft.codes),
+            "deferred": len(draft.deferred),
+            "blobs": len({record.digest for record in own_files}),
+            "bytes": sum(plan.content.values()),
+            "excluded": plan.excluded,
+        }
+        troubles = [*scanned.unreadable, *contents.unreadable, *provided.unreadable]
+        changed_during = [*scanned.unsettled, *contents.changed, *provided.changed]
+        with self.clock.phase("publish"):
+            self._remember(manifest, scanned, "" if changed_during else fingerprint, counts, troubles)
+        return IngestSummary(
+            target=self.target,
+            manifest=str(self.path),
+            key=self.key,
+            unchanged=not changed,
+            **counts,
+            compiled=provided.compiled,
+            taken_over=provided.taken_over,
+            reused=provided.found,
+            new_blobs=contents.new_blobs,
+            new_bytes=contents.new_bytes,
+            seconds=0.0,
+            files_per_second=0.0,
+            phases={},
+            unreadable=troubles,
+            changed_during=changed_during,
+            roots=root_checks(manifest),
+        )
+
+    def _with_lost_content(self, plan: Plan) -> Plan:
+        """Read also what is recorded and not in the store: lost, or recorded when nobody wanted its content."""
+        unread = {item.path for item in plan.unread}
+        recorded = {path: plan.draft.files[path] for path in plan.content if path not in unread}
+        present = self.catalog.has_blobs({record.digest for record in recorded.values()})
+        lost = tuple(
+            Unread(path, entry_of_record(record), True, False)
+            for path, record in recorded.items()
+            if record.digest not in present
+        )
+        return plan._replace(unread=plan.unread + lost)
+
+    def _read(self, plan: Plan) -> Contents:
+        report = Reporter(self.progress, "store", len(plan.unread))
+        return read_contents(
+            plan.unread,
+            self.store,
+            self.catalog,
+            label=f"content:{os.path.basename(self.target)}",
+            threads=min(self.jobs, 8),
+            advance=report.advance,
+        )
+
+    def _provide(self, scanned: Scan, plan: Plan, contents: Contents) -> Provided:
+        labels = Labels(scanned, self.build)
+        wanted = wanted_sources(plan, contents, labels)
+        report = Reporter(self.progress, "compile", len(wanted))
+        return provide_codes(
+            wanted,
+            self.store,
+            self.catalog,
+            self.build,
+            self.interpreter.executable,
+            jobs=self.jobs,
+            advance=report.advance,
+        )
+
+    def _remember(
+        self,
+        manifest: Manifest,
+        scanned: Scan,
+        fingerprint: str,
+        counts: Mapping[str, int],
+        troubles: Iterable[Trouble],
+    ) -> None:
+        """Note in the catalogue what was published, so that an unchanged tree is recognised by its digest."""
+        record = self.catalog.manifests().get(self.key, {})
+        scans = record.get("scans")
+        record = manifest_record(manifest)
+        record["stamp"] = list(stamp_of(os.stat(self.path)))
+        record["packs"] = [list(pack) for pack in manifest.packs]
+        record["scans"] = scans if isinstance(scans, dict) else {}
+        record["scans"][shown(self.target)] = {
+            "fingerprint": fingerprint,
+            "areas": [[os.fsencode(area.path), area.kind] for area in scanned.areas],
+            "counts": dict(counts),
+            "unreadable": [[shown(trouble.path), trouble.reason] for trouble in troubles][:1000],
+        }
+        with self.catalog.write() as writing:
+            writing.put_manifest(self.key, record)
+
+
+# -- steps that learning shares ----------------------------------------------------------------------
+
+
+class Reporter:
+    """Counts one phase and tells whoever is watching, at most some fifty times a second."""
+
+    def __init__(self, progress: Callable[[Progress], None], phase: str, total: int) -> None:
+        self._progress = progress
+        self._phase = phase
+        self._total = total
+        self._done = 0
+        self._last = 0.0
+        progress(Progress(phase, 0, total))
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._last >= 0.02 or self._done == self._total:
+            self._last = now
+            self._progress(Progress(self._phase, self._done, self._total))
+
+
+class Labels:
+    """The label of the pack that a source's bytecode goes into."""
+
+    def __init__(self, scanned: Scan, build: Build) -> None:
+        self._stdlib = f"stdlib-{build.cache_tag}"
+        self._areas = {folder.path: scanned.areas[folder.area] for folder in scanned.folders}
+        self._owners = {
+            folder.path: Owners(folder.path, folder.folders)
+            for folder in scanned.folders
+            if folder.path == scanned.areas[folder.area].path and scanned.areas[folder.area].kind == SITE
+        }
+        self._trees: dict[str, str] = {}
+
+    def of(self, path: str) -> str:
+        area = self._areas[os.path.dirname(path)]
+        if area.kind == STDLIB:
+            return self._stdlib
+        owner = self._owners[area.path].owner(path) if area.path in self._owners else None
+        if owner is None:
+            owner = self._trees.get(area.path)
+            if owner is None:
+                owner = self._trees[area.path] = tree_label(area.path)
+        return owner
+
+
+def settle_files(draft: Draft, plan: Plan, contents: Contents) -> None:
+    """Give every file that was read its digest and the stamp it had then; forget what could not be read."""
+    for item in plan.unread:
+        read = contents.read.get(item.path)
+        if read is not None:
+            if read.entry != item.entry:
+                draft.codes.pop(item.path, None)
+            draft.files[item.path] = file_record(item.path, read.entry, read.digest)
+        elif item.is_source:
+            # Listed and not readable: Python will say so. One that kept changing may be served next time.
+            draft.codes.pop(item.path, None)
+    for trouble in contents.unreadable:
+        draft.deferred.add(trouble.path)
+    for path in contents.changed:
+        draft.files.pop(path, None)
+        draft.codes.pop(path, None)
+
+
+def wanted_sources(plan: Plan, contents: Contents, labels: Labels) -> list[Wanted]:
+    """The sources that still need bytecode, with what is known of them by now."""
+    wanted = []
+    for path, entry in plan.uncompiled.items():
+        read = contents.read.get(path)
+        if read is not None:
+            wanted.append(Wanted(path, read.entry, read.digest, read.source_check, labels.of(path)))
+    return wanted
+
+
+def entry_of_record(record: FileRecord) -> FileEntry:
+    """The scan's view of a recorded file."""
+    return FileEntry(
+        os.path.basename(record.path),
+        record.size,
+        record.mtime_ns,
+        record.ctime_ns,
+        record.ino,
+        record.mode,
+        bool(record.flags & SYMBOLIC_LINK),
+    )
+
+
+def merge_into(draft: Draft, provided: Provided) -> None:
+    for path, code in provided.codes.items():
+        if path in draft.files:
+            draft.codes[path] = code
+    draft.deferred.update(provided.deferred)
+
+
+def published_draft(store: Store, key: str, layer: str) -> Draft:
+    """What is published now, without bytecode in packs that have gone; empty if there is nothing usable."""
+    try:
+        manifest = decode(read_file(store.manifest_folder(key) / f"{layer}.velo"))
+    except (OSError, StoreCorrupt):
+        return Draft.empty()
+    return draft_of(manifest, usable_packs(store, dict.fromkeys(manifest.packs)))
+
+
+def with_other(first: Draft, other: Draft) -> Draft:
+    """Both drafts' knowledge of files; where both know one, the one with bytecode for it counts."""
+    files = dict(first.files)
+    for path, record in other.files.items():
+        if path not in files or path in other.codes:
+            files[path] = record
+    codes = {path: code for path, code in first.codes.items() if files[path] == first.files[path]}
+    codes.update(other.codes)
+    deferred = {path for path in first.deferred if files.get(path) == first.files.get(path)} | other.deferred
+    return Draft(first.roots, first.folders, files, codes, deferred)
+
+
+def publish_manifest(path: Path, data: bytes) -> bool:
+    """Put a manifest in its place; False if the same bytes are there already."""
+    try:
+        if read_file(path) == data:
+            return False
+    except OSError:
+        pass
+    publish(path, [data])
+    return True
+
+
+def trim_upper(store: Store, key: str, build: Build, base: Draft) -> None:
+    """Drop from the learned manifest every folder that has just been ingested: the base is younger."""
+    path = store.manifest_folder(key) / f"{UPPER}.velo"
+    try:
+        manifest = decode(read_file(path))
+    except FileNotFoundError:
+        return
+    except (OSError, StoreCorrupt):
+        path.unlink(missing_ok=True)
+        return
+    upper = draft_of(manifest)
+    kept = {name: folder for name, folder in upper.folders.items() if name not in base.folders}
+    if not kept:
+        path.unlink(missing_ok=True)
+    elif len(kept) < len(upper.folders):
+        publish_manifest(path, encode(assemble(only_folders(upper, kept), build, manifest.prefix)))
+
+
+def only_folders(draft: Draft, folders: dict[str, Any]) -> Draft:
+    """The part of a draft that these folders need."""
+    paths = set(folders)
+    roots = {folder.root for folder in folders.values()}
+    for folder in folders.values():
+        paths.update(module.path for module in folder.modules if module.path)
+    return Draft(
+        {path: root for path, root in draft.roots.items() if path in roots},
+        dict(folders),
+        {path: record for path, record in draft.files.items() if path in paths},
+        {path: code for path, code in draft.codes.items() if path in paths},
+        draft.deferred & paths,
+    )
+
+
+def is_hook_current(store: Store, build: Build) -> bool:
+    """Whether the hook's compiled code is there and younger than all of its sources."""
+    folder = Path(hookcode.__file__).parent.parent / "hook"
+    try:
+        compiled = os.stat(store.run / "hook" / f"{build.tag}.code").st_mtime_ns
+        with os.scandir(folder) as entries:
+            sources = [entry.stat() for entry in entries if entry.name.endswith(".py")]
+    except OSError:
+        return False
+    return all(max(source.st_mtime_ns, source.st_ctime_ns) < compiled for source in sources)
+
+
+def manifest_record(manifest: Manifest) -> dict[str, Any]:
+    """What the catalogue keeps of a manifest for those who list them."""
+    return {
+        "prefix": shown(manifest.prefix),
+        "build": manifest.build.tag,
+        "optimisation": manifest.build.optimisation,
+        "roots": [shown(root.path) for root in manifest.roots],
+        "root_checks": root_checks(manifest),
+        "files": len(manifest.files),
+        "modules": sum(module.pack >= 0 for folder in manifest.folders for module in folder.modules),
+        "updated": int(time.time()),
+    }
+
+
+def root_checks(manifest: Manifest) -> list[dict[str, str]]:
+    return [
+        {"path": shown(root.path), "kind": KIND_NAMES[root.kind], "check": CHECK_NAMES[root.check]}
+        for root in manifest.roots
+    ]
+
+
+def areas_of(target: str, interpreter: Interpreter) -> tuple[Area, ...]:
+    """What to walk: every search-path folder of the interpreter, and the target unless it is one of them."""
+    areas = [
+        Area(path, area_kind(path, interpreter.stdlib)) for path in interpreter.sys_path if os.path.isdir(path)
+    ]
+    paths = {area.path for area in areas}
+    if target in paths or any(target.startswith(f"{area.path}/") for area in areas if area.kind != STDLIB):
+        return tuple(areas)
+    if os.path.isfile(f"{target}/pyvenv.cfg"):
+        areas.append(Area(target, None))
+    elif target not in (interpreter.prefix, interpreter.base_prefix):
+        areas.append(Area(target, SITE if _holds_distributions(target) else TREE))
+    return tuple(areas)
+
+
+def _holds_distributions(folder: str) -> bool:
+    try:
+        return any(name.endswith(INFO_SUFFIX) for name in os.listdir(folder))
+    except OSError:
+        return False
+
+
+def _scan_record(record: Mapping[str, Any], target: str) -> dict[str, Any] | None:
+    scans = record.get("scans")
+    found = scans.get(shown(target)) if isinstance(scans, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _copy_manifest(source: Path, target: Path) -> None:
+    try:
+        data = read_file(source)
+    except FileNotFoundError:
+        raise StoreMissing(f"{source} has gone", hint="run `velo ingest` again") from None
+    try:
+        if read_file(target) == data:
+            return
+    except OSError:
+        pass
+    with explained(target.parent, "create"):
+        make_folders(target.parent)
+    publish(target, [data])
+
+
+def shown(path: str) -> str:
+    """A path as text that every terminal and every format can carry."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

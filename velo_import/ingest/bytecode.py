@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytecode for sources: taken over from a valid `.pyc`, or compiled by the interpreter that will run it.
+
+Knows when a cached file may be believed and how to keep every core compiling; which modules need it is decided in
+plan.py, where it goes in apply.py. The surprise: a cached file that Python itself accepts may be refused here. Python
+compares whole seconds and is wrong only until the next edit; a shared store would stay wrong.
+"""
+
+from __future__ import annotations
+
+import _imp
+import fcntl
+import os
+import queue
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from struct import Struct
+from typing import IO, NamedTuple
+
+from velo_import.errors import VeloError
+
+from .scan import FileEntry
+
+# PEP 552: magic, flags, then source mtime and size, or the SipHash of the source.
+HEADER = Struct("<4sIII")
+assert HEADER.size == 16
+UNCHECKED_HASH, CHECKED_HASH = 0b01, 0b11
+CODE_MARKS = (b"\xe3", b"c")  # How a marshalled code object begins, with and without a back reference.
+
+SIZE = Struct("<I")
+NO_CODE = 0xFFFFFFFF
+BATCH_BYTES = 256 * 1024  # Of source in one frame: some 30 files, so that waiting for a turn costs nothing.
+BATCH_FILES = 64
+FRAMES_AHEAD = 3  # Frames a worker may have unanswered, so that it never waits for us.
+HOPELESS = 8  # Deaths without a single answer after which the interpreter, and no file, is to blame.
+_F_SETPIPE_SZ = 1031
+_PIPE_BYTES = 1 << 20
+
+
+class Cached(Enum):
+    """What a cached file is good for."""
+
+    USABLE = "usable"
+    REFUSED = "refused"  # Stale, foreign, damaged, or too close to call: compile.
+    UNCHECKED = "unchecked"  # Python runs it without looking at the source, so Python has to go on doing it.
+
+
+def judge_cached(
+    cached: bytes, stamp: FileEntry, source: Callable[[], bytes], source_entry: FileEntry, magic: bytes
+) -> tuple[Cached, bytes]:
+    """Whether a `.pyc` holds the bytecode of exactly this source; and its bytecode if it does."""
+    if len(cached) <= HEADER.size:
+        return Cached.REFUSED, b""
+    its_magic, flags, mtime, size = HEADER.unpack_from(cached)
+    if its_magic != magic:
+        return Cached.REFUSED, b""
+    if flags == UNCHECKED_HASH:
+        return Cached.UNCHECKED, b""
+    if flags == CHECKED_HASH:
+        fits = cached[8:16] == _imp.source_hash(int.from_bytes(magic[:4], "little"), source())
+    elif flags == 0:
+        # Within its second Python would take the old bytecode for a new source of the same size.
+        # The change times cannot be set by anyone, so a cached file younger in both is younger.
+        fits = (
+            mtime == source_entry.mtime_ns // 1_000_000_000 & 0xFFFFFFFF
+            and size == source_entry.size & 0xFFFFFFFF
+            and stamp.mtime_ns >= source_entry.mtime_ns
+            and stamp.ctime_ns >= source_entry.ctime_ns
+        )
+    else:
+        fits = False
+    if fits and cached[16:17] in CODE_MARKS:
+        return Cached.USABLE, cached[HEADER.size :]
+    return Cached.REFUSED, b""
+
+
+def cached_name(tail: str, cache_tag: str, optimisation: int) -> str:
+    """The name of a module's cached file in its `__pycache__`."""
+    level = f".opt-{optimisation}" if optimisation else ""
+    return f"{tail}.{cache_tag}{level}.pyc"
+
+
+class Source(NamedTuple):
+    """One file to compile; `ticket` is whatever the caller needs to know it again."""
+
+    ticket: int
+    path: str
+    text: bytes
+
+
+def compile_all(
+    sources: Iterable[Source], executable: str, optimisation: int, jobs: int
+) -> Iterator[tuple[int, bytes | None]]:
+    """Compile on `jobs` processes of `executable`; yields (ticket, bytecode or None) as answers arrive.
+
+    Sources are drawn only as fast as they are compiled. A file that kills the compiler counts as one that
+    cannot be compiled.
+
+    Raises:
+        VeloError: the interpreter cannot be started, or dies on everything.
+    """
+    pool = _Pool(iter(sources), [executable, "-I", "-S", "-B", "-W", "ignore", _worker_path(), str(optimisation)])
+    return pool.results(max(jobs, 1))
+
+
+def _worker_path() -> str:
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
+
+
+class _Pool:
+    """Workers that draw batches from one iterator; each has a thread that feeds it and one that listens."""
+
+    def __init__(self, sources: Iterator[Source], command: list[str]) -> None:
+        self._sources = sources
+        self._command = command
+        self._drawing = threading.Lock()
+        self._answers: queue.Queue[list[tuple[int, bytes | None]] | BaseException | None] = queue.Queue(32)
+        self._stopping = threading.Event()
+        self._answered = False
+        self._deaths = 0
+
+    def results(self, jobs: int) -> Iterator[tuple[int, bytes | None]]:
+        # The first batch is drawn before a worker starts: nothing to compile costs nothing.
+        first = self._draw()
+        if not first:
+            return
+        threads = [
+            threading.Thread(target=self._serve, args=(first if number == 0 else [],), daemon=True)
+            for number in range(jobs)
+        ]
+        for thread in threads:
+            thread.start()
+        running = jobs
+        try:
+            while running:
+                answer = self._answers.get()
+                if answer is None:
+                    running -= 1
+                elif isinstance(answer, BaseException):
+                    raise answer
+                else:
+                    yield from answer
+        finally:
+            self._stopping.set()
+            while running:  # Empty the queue, or a thread would wait for a place in it for ever.
+                if self._answers.get() is None:
+                    running -= 1
+            for thread in threads:
+                thread.join()
+
+    def _draw(self) -> list[Source]:
+        """The next batch; empty at the end."""
+        batch: list[Source] = []
+        size = 0
+        with self._drawing:
+            while not self._stopping.is_set() and len(batch) < BATCH_FILES and size < BATCH_BYTES:
+                source = next(self._sources, None)
+                if source is None:
+                    break
+                batch.append(source)
+                size += len(source.text)
+        return batch
+
+    def _serve(self, first: list[Source]) -> None:
+        try:
+            batch = first or self._draw()
+            while batch and not self._stopping.is_set():
+                lost = self._run_worker(batch)
+                for source in lost:  # One by one: the guilty file fails alone, its neighbours are compiled.
+                    if self._run_worker([source], alone=True):
+                        self._count_death()
+                        self._answers.put([(source.ticket, None)])
+                batch = self._draw()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that asked
+            self._answers.put(error)
+        finally:
+            self._answers.put(None)
+
+    def _count_death(self) -> None:
+        self._deaths += 1
+        if self._deaths >= HOPELESS and not self._answered:
+            raise VeloError(
+                f"{self._command[0]} dies whenever it compiles something",
+                hint="create the environment anew, or name another interpreter with --python",
+            )
+
+    def _run_worker(self, batch: list[Source], alone: bool = False) -> list[Source]:
+        """Feed one process until there is nothing left or it dies; returns what it took and did not answer."""
+        try:
+            process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
+            )
+        except OSError as error:
+            raise VeloError(
+                f"cannot run {self._command[0]}: {error.strerror}", hint="is the environment still there?"
+            ) from None
+        assert process.stdin is not None and process.stdout is not None
+        _widen(process.stdin.fileno())
+        _widen(process.stdout.fileno())
+        waiting: queue.SimpleQueue[list[Source] | None] = queue.SimpleQueue()
+        places = threading.Semaphore(FRAMES_AHEAD)
+        lost: list[Source] = []
+        listener = threading.Thread(
+            target=self._listen, args=(process.stdout, waiting, places, lost), daemon=True
+        )
+        listener.start()
+        try:
+            while batch and not self._stopping.is_set():
+                places.acquire()
+                waiting.put(batch)
+                process.stdin.write(_frame(batch))
+                process.stdin.flush()
+                batch = [] if alone or lost else self._draw()
+            process.stdin.close()
+        except OSError:  # It died; the listener knows what it still owed.
+            pass
+        finally:
+            waiting.put(None)
+            if self._stopping.is_set():
+                process.kill()
+            listener.join()
+            process.stdout.close()
+            try:
+                process.stdin.close()
+            except OSError:
+                pass
+            process.wait()
+        return lost
+
+    def _listen(
+        self,
+        stream: IO[bytes],
+        waiting: queue.SimpleQueue[list[Source] | None],
+        places: threading.Semaphore,
+        lost: list[Source],
+    ) -> None:
+        while (batch := waiting.get()) is not None:
+            answer = None if lost else _read_answer(stream, batch)
+            if answer is None:
+                lost += batch
+            else:
+                self._answered = True
+                self._answers.put(answer)
+            places.release()
+
+
+def _frame(batch: list[Source]) -> bytes:
+    paths = [source.path.encode("utf-8", "surrogateescape") for source in batch]
+    parts = [SIZE.pack(len(batch))]
+    parts += [SIZE.pack(len(path)) + SIZE.pack(len(source.text)) for path, source in zip(paths, batch)]
+    for path, source in zip(paths, batch):
+        parts += (path, source.text)
+    return b"".join(parts)
+
+
+def _read_answer(stream: IO[bytes], batch: list[Source]) -> list[tuple[int, bytes | None]] | None:
+    """The answers to one batch, or None when the worker has died."""
+    head = stream.read(SIZE.size * len(batch))
+    if len(head) < SIZE.size * len(batch):
+        return None
+    answers: list[tuple[int, bytes | None]] = []
+    for source, (size,) in zip(batch, SIZE.iter_unpack(head)):
+        if size == NO_CODE:
+            answers.append((source.ticket, None))
+            continue
+        code = stream.read(size)
+        if len(code) < size:
+            return None
+        answers.append((source.ticket, code))
+    return answers
+
+
+def _widen(descriptor: int) -> None:
+    """A larger pipe means fewer switches between us and the worker; where it is refused nothing is lost."""
+    try:
+        fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
+    except OSError:
+        pass

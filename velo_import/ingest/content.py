@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading files: what their content is (BLAKE3), and a copy of it in the store where that is wanted.
+
+Knows how to read a file that somebody may be writing: its stamp must be the same before and after, or it is read
+again. Small contents go into packs, large ones into files of their own. The surprise: reading is rarely the cost;
+asking the store what it already holds, in batches, is what keeps a second environment from being written twice.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from velo_import.format.manifest import siphash
+from velo_import.host.files import open_quietly
+from velo_import.store.blobs import Blob, Blobs
+from velo_import.store.catalog import Catalog
+from velo_import.store.layout import Store
+from velo_import.store.packs import PackWriter, SealedPack, seal_all
+
+from .plan import Unread
+from .scan import COARSE_TICK_NS, FINE_TICK_NS, FileEntry, Trouble
+
+LOOSE_FROM = 256 * 1024  # FORMAT.md, section 6: larger contents are files of their own.
+PACK_BYTES = 64 << 20
+BATCH_BYTES = 16 << 20
+BATCH_FILES = 1024
+LARGE_BATCH_BYTES = 256 << 20
+STEP = 1 << 20
+ATTEMPTS = 3
+
+
+class Read(NamedTuple):
+    """What one file was found to hold."""
+
+    entry: FileEntry  # The stamp that belongs to this content; newer than planned if the file had changed.
+    digest: bytes
+    source_check: int
+
+
+class Contents(NamedTuple):
+    """What came of reading many files."""
+
+    read: dict[str, Read]
+    unreadable: list[Trouble]
+    changed: list[str]  # Kept changing while they were read.
+    packs: list[SealedPack]
+    loose: list[Blob]
+    new_blobs: int
+    new_bytes: int
+
+
+class Changing(Exception):
+    """The file did not hold still."""
+
+
+def entry_of(name: str, status: os.stat_result, is_link: bool) -> FileEntry:
+    return FileEntry(
+        name,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_ino,
+        status.st_mode,
+        is_link,
+    )
+
+
+def read_steadily(
+    path: str, entry: FileEntry, read: Callable[[int], bytes], sleep: Callable[[float], None] = time.sleep
+) -> tuple[bytes, FileEntry]:
+    """Apply `read` to the open file so that its result belongs to exactly one stamp, and say which.
+
+    Raises:
+        OSError: the file cannot be read, or is gone.
+        Changing: it changed each time.
+    """
+    for _ in range(ATTEMPTS):
+        descriptor = open_quietly(path)
+        try:
+            before = entry_of(entry.name, os.fstat(descriptor), entry.is_link)
+            # A stamp that the scan has seen was settled then. A new one has to come of age first.
+            if before != entry:
+                _come_of_age(before, sleep)
+                before = entry_of(entry.name, os.fstat(descriptor), entry.is_link)
+            result = read(descriptor)
+            after = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        if entry_of(entry.name, after, entry.is_link) == before and _is_of_age(before, entry):
+            return result, before
+    raise Changing
+
+
+def _is_of_age(entry: FileEntry, scanned: FileEntry) -> bool:
+    return entry == scanned or entry.ctime_ns + _tick(entry) <= time.time_ns()
+
+
+def _come_of_age(entry: FileEntry, sleep: Callable[[float], None]) -> None:
+    wait = entry.ctime_ns + _tick(entry) - time.time_ns()
+    if 0 < wait <= 2 * COARSE_TICK_NS:
+        sleep(wait / 1e9)
+
+
+def _tick(entry: FileEntry) -> int:
+    return FINE_TICK_NS if entry.ctime_ns % 1_000_000_000 else COARSE_TICK_NS
+
+
+def read_whole(descriptor: int) -> bytes:
+    with os.fdopen(os.dup(descriptor), "rb", buffering=0) as file:
+        return file.readall()
+
+
+def hash_whole(descriptor: int) -> bytes:
+    """The digest of a file of any size, in constant memory."""
+    hasher = blake3()
+    at = 0
+    while data := os.pread(descriptor, STEP, at):
+        hasher.update(data)
+        at += len(data)
+    return hasher.digest()
+
+
+def read_contents(
+    unread: Sequence[Unread],
+    store: Store,
+    catalog: Catalog,
+    *,
+    label: str,
+    threads: int,
+    advance: Callable[[int], None],
+) -> Contents:
+    """Read and hash files; put the content of those that are wanted into the store, unless it is there.
+
+    Packs and blobs are on the disk when this returns, and unknown to the catalogue.
+    """
+    work = _Reading(store, catalog, label, advance)
+    large = [item for item in unread if item.entry.size >= LOOSE_FROM and not item.is_source]
+    small = [item for item in unread if item.entry.size < LOOSE_FROM or item.is_source]
+    try:
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            # Large files keep the disk and another core busy meanwhile: hashing lets go of Python's lock.
+            digests = pool.map(_try_hash, large)
+            for batch in _batches(small):
+                work.add_small(batch)
+            work.add_large(large, digests, pool)
+        return work.finish()
+    finally:
+        work.abandon()
+
+
+def _batches(items: Iterable[Unread]) -> Iterator[list[Unread]]:
+    batch: list[Unread] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += item.entry.size
+        if size >= BATCH_BYTES or len(batch) >= BATCH_FILES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _try_hash(item: Unread) -> tuple[bytes, FileEntry] | OSError | Changing:
+    try:
+        return read_steadily(item.path, item.entry, hash_whole)
+    except (OSError, Changing) as error:
+        return error
+
+
+class _Reading:
+    """The state of one `read_contents`."""
+
+    def __init__(self, store: Store, catalog: Catalog, label: str, advance: Callable[[int], None]) -> None:
+        self.store = store
+        self.catalog = catalog
+        self.label = label
+        self.advance = advance
+        self.result = Contents({}, [], [], [], [], 0, 0)
+        self.writers: list[PackWriter] = []
+        self.stored: set[bytes] = set()
+        self.new_blobs = 0
+        self.new_bytes = 0
+
+    def add_small(self, batch: list[Unread]) -> None:
+        texts: dict[bytes, bytes] = {}
+        large: list[tuple[Unread, bytes]] = []
+        for item in batch:
+            try:
+                data, entry = read_steadily(item.path, item.entry, read_whole)
+            except (OSError, Changing) as error:
+                self._give_up(item, error)
+                continue
+            digest = blake3(data).digest()
+            check = siphash(data) if item.is_source else 0
+            self.result.read[item.path] = Read(entry, digest, check)
+            if item.is_content and digest not in self.stored:
+                if len(data) < LOOSE_FROM:
+                    texts[digest] = data
+                else:
+                    large.append((item, digest))
+        self.stored.update(texts)
+        present = self.catalog.has_blobs(texts)
+        for digest, data in texts.items():
+            if digest not in present:
+                self._writer().add(data, digest=digest)
+                self.new_blobs += 1
+                self.new_bytes += len(data)
+        self._put_loose(large)
+        self.advance(len(batch))
+
+    def add_large(
+        self,
+        large: list[Unread],
+        digests: Iterable[tuple[bytes, FileEntry] | OSError | Changing],
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        hashed: list[tuple[Unread, bytes]] = []
+        for item, answer in zip(large, digests, strict=True):
+            if isinstance(answer, tuple):
+                digest, entry = answer
+                self.result.read[item.path] = Read(entry, digest, 0)
+                hashed.append((item, digest))
+            else:
+                self._give_up(item, answer)
+        self._put_loose(hashed, pool)
+        self.advance(len(large))
+
+    def finish(self) -> Contents:
+        packs = seal_all(self.writers)
+        return self.result._replace(packs=packs, new_blobs=self.new_blobs, new_bytes=self.new_bytes)
+
+    def abandon(self) -> None:
+        for writer in self.writers:
+            writer.abandon()
+
+    def _writer(self) -> PackWriter:
+        if not self.writers or self.writers[-1].size >= PACK_BYTES:
+            self.writers.append(PackWriter(self.store, label=self.label, kind="content"))
+        return self.writers[-1]
+
+    def _put_loose(self, hashed: list[tuple[Unread, bytes]], pool: ThreadPoolExecutor | None = None) -> None:
+        missing: dict[bytes, Unread] = {}
+        present = self.catalog.has_blobs({digest for _, digest in hashed} - self.stored) if hashed else set()
+        for item, digest in hashed:
+            if digest not in self.stored and digest not in present:
+                missing[digest] = item
+        self.stored.update(digest for _, digest in hashed)
+        run = map if pool is None else pool.map
+        for blobs in run(self._put_batch, _by_size(missing)):
+            for blob in blobs:
+                self.result.loose.append(blob)
+                self.new_blobs += 1
+                self.new_bytes += blob.size
+
+    def _put_batch(self, items: list[tuple[bytes, Unread]]) -> list[Blob]:
+        """Copy files into the store; one that has gone or changed since is left out, and stays without content."""
+        blobs = Blobs(self.store)
+        try:
+            stored = blobs.put_files([Path(item.path) for _, item in items])
+        except FileNotFoundError:
+            if len(items) == 1:
+                self.result.changed.append(items[0][1].path)
+                return []
+            return [blob for item in items for blob in self._put_batch([item])]
+        for (digest, item), blob in zip(items, stored, strict=True):
+            if blob.digest != digest:
+                self.result.changed.append(item.path)
+                self.result.read.pop(item.path, None)
+        return stored
+
+    def _give_up(self, item: Unread, error: OSError | Changing) -> None:
+        if isinstance(error, (Changing, FileNotFoundError)):
+            self.result.changed.append(item.path)
+        else:
+            self.result.unreadable.append(Trouble(item.path, error.strerror or type(error).__name__))
+
+
+def _by_size(missing: dict[bytes, Unread]) -> Iterator[list[tuple[bytes, Unread]]]:
+    batch: list[tuple[bytes, Unread]] = []
+    size = 0
+    for pair in missing.items():
+        batch.append(pair)
+        size += pair[1].entry.size
+        if size >= LARGE_BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What has to be done, out of what is there and what was known: pure, no clock, no disk.
+
+A `Draft` is a manifest in the making: everything by path, so that parts of several can be put together; `assemble`
+turns it into the records of format/manifest.py. The surprise: a module table describes a listing and not packages.
+`pkg/__init__.py` is the module `__init__` of the folder `pkg`; the folder above only says that `pkg` is a folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from velo_import.format.manifest import (
+    DEFER,
+    DIRECTORY,
+    EXECUTABLE,
+    IS_FOLDER,
+    IS_SYMLINK,
+    NEVER,
+    NO_DIGEST,
+    ROOT_ONLY,
+    STAT,
+    SYMBOLIC_LINK,
+    TREE,
+    Build,
+    FileRecord,
+    FolderRecord,
+    Manifest,
+    ModuleRecord,
+    PackRecord,
+    RootRecord,
+    candidates,
+)
+from velo_import.host.filesystems import FileSystem
+
+from .scan import FileEntry, Folder, Scan
+
+SOURCE_SUFFIX = ".py"
+BYTECODE_SUFFIX = ".pyc"
+SOURCE_LIMIT = 32 << 20  # No hand wrote a larger module, and compiling one could take all memory.
+
+# Files of a project that are never copied into the store, whatever else is: keys and passwords.
+SECRET_NAMES = frozenset(
+    {".env", ".netrc", ".npmrc", ".pypirc", ".htpasswd", ".git-credentials", "credentials.json", ".pgpass"}
+    | {"id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "secrets.json", "secrets.yaml", "secrets.yml", "secrets.toml"}
+)
+SECRET_SUFFIXES = (".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".ppk")
+
+
+class Code(NamedTuple):
+    """Where the bytecode of one source lies, and the two checksums the hook may ask for."""
+
+    pack: PackRecord
+    offset: int
+    length: int
+    source_check: int
+    bytecode_check: int
+
+
+class ModuleDraft(NamedTuple):
+    """What a listing offers for one name; `path` is the file that wins, or empty."""
+
+    tail: str
+    mask: int
+    flags: int
+    suffix: int
+    path: str
+
+
+class FolderDraft(NamedTuple):
+    """One folder that may stand on a search path."""
+
+    path: str
+    root: str
+    mtime_ns: int
+    ctime_ns: int
+    ino: int
+    modules: tuple[ModuleDraft, ...]
+
+
+class Draft(NamedTuple):
+    """A manifest in the making. All but `deferred` are keyed by path."""
+
+    roots: dict[str, RootRecord]
+    folders: dict[str, FolderDraft]
+    files: dict[str, FileRecord]
+    codes: dict[str, Code]
+    deferred: set[str]  # Sources that can never be served as they are.
+
+    @classmethod
+    def empty(cls) -> Draft:
+        return cls({}, {}, {}, {}, set())
+
+
+class Unread(NamedTuple):
+    """A file whose content has to be looked at: for the store, for its bytecode, or for both."""
+
+    path: str
+    entry: FileEntry
+    is_content: bool
+    is_source: bool
+
+
+class Plan(NamedTuple):
+    """The draft as far as it is known without reading a file, and what remains to be done."""
+
+    draft: Draft
+    unread: tuple[Unread, ...]
+    uncompiled: dict[str, FileEntry]  # Sources without bytecode, those still to be read among them.
+    content: dict[str, int]  # Files whose content belongs into the store -> size; read or not.
+    excluded: int  # Files left out of the store because they look like secrets.
+
+
+def default_check(kind: int, filesystem: FileSystem) -> int:
+    """How a root's freshness is checked when nobody says otherwise."""
+    if filesystem.immutable:
+        return NEVER
+    # In a project on a network disk an edit in place must win at once: it changes no folder's stamp.
+    return ROOT_ONLY if filesystem.network and kind != TREE else STAT
+
+
+def draft_of(manifest: Manifest, usable_packs: Iterable[PackRecord] | None = None) -> Draft:
+    """A published manifest by path; bytecode in packs that are not usable (default: all are) is forgotten."""
+    usable = set(manifest.packs if usable_packs is None else usable_packs)
+    draft = Draft.empty()
+    draft.files.update((record.path, record) for record in manifest.files)
+    draft.roots.update((root.path, root) for root in manifest.roots)
+    for folder in manifest.folders:
+        modules = []
+        for module in folder.modules:
+            path = manifest.files[module.file].path if module.file >= 0 else ""
+            flags = module.flags
+            if path and flags & DEFER:
+                draft.deferred.add(path)
+                flags &= ~DEFER
+            if path and module.pack >= 0 and manifest.packs[module.pack] in usable:
+                draft.codes[path] = Code(
+                    manifest.packs[module.pack],
+                    module.offset,
+                    module.length,
+                    module.source_check,
+                    module.bytecode_check,
+                )
+            modules.append(ModuleDraft(module.tail, module.mask, flags, module.suffix, path))
+        draft.folders[folder.path] = FolderDraft(
+            folder.path,
+            manifest.roots[folder.root].path,
+            folder.mtime_ns,
+            folder.ctime_ns,
+            folder.ino,
+            tuple(modules),
+        )
+    return draft
+
+
+def plan_ingest(
+    scan: Scan,
+    known: Draft,
+    build: Build,
+    *,
+    content_below: str = "",
+    checks: Mapping[str, int],
+    wanted: Sequence[str] | None = None,
+    force: bool = False,
+) -> Plan:
+    """Compare a scan with what was known.
+
+    Args:
+        known: the draft of the previous manifest; a file with the stamp recorded there is not read again.
+        content_below: files in or below this folder go into the store; no others do.
+        checks: area path -> the check its root gets.
+        wanted: compile only these sources (learning); None compiles all.
+        force: believe no recorded stamp.
+    """
+    planner = _Planner(scan, known, build, content_below, None if wanted is None else frozenset(wanted), force)
+    for folder in scan.folders:
+        planner.add_folder(folder)
+    for folder in scan.folders:
+        area = scan.areas[folder.area]
+        if folder.path == area.path and area.kind is not None:
+            planner.draft.roots[area.path] = RootRecord(
+                area.path, area.kind, checks[area.path], folder.mtime_ns, folder.ctime_ns, folder.ino
+            )
+    return planner.plan()
+
+
+class _Planner:
+    def __init__(
+        self,
+        scan: Scan,
+        known: Draft,
+        build: Build,
+        content_below: str,
+        wanted: frozenset[str] | None,
+        force: bool,
+    ) -> None:
+        self.scan = scan
+        self.known = known
+        self.suffixes = build.suffixes
+        self.content_prefix = content_below and content_below.rstrip("/") + "/"
+        self.wanted = wanted
+        self.force = force
+        self.draft = Draft.empty()
+        self.unread: list[Unread] = []
+        self.uncompiled: dict[str, FileEntry] = {}
+        self.content: dict[str, int] = {}
+        self.excluded = 0
+
+    def plan(self) -> Plan:
+        return Plan(self.draft, tuple(self.unread), self.uncompiled, self.content, self.excluded)
+
+    def add_folder(self, folder: Folder) -> None:
+        prefix = folder.path.rstrip("/") + "/"
+        is_content = bool(self.content_prefix) and prefix.startswith(self.content_prefix)
+        if not is_content and not folder.importable:
+            return
+        area = self.scan.areas[folder.area]
+        self.draft.files[folder.path] = FileRecord(
+            folder.path, NO_DIGEST, 0, folder.mtime_ns, folder.ctime_ns, folder.ino, folder.mode, DIRECTORY
+        )
+        files = {entry.name: entry for entry in folder.files}
+        winners: dict[str, ModuleDraft] = {}
+        if folder.importable:
+            modules = self._modules(folder, files, prefix)
+            self.draft.folders[folder.path] = FolderDraft(
+                folder.path, area.path, folder.mtime_ns, folder.ctime_ns, folder.ino, modules
+            )
+            winners = {module.path: module for module in modules if module.path}
+        for entry in folder.files:
+            path = prefix + entry.name
+            keep = is_content
+            if keep and area.kind == TREE and _is_secret(entry.name):
+                self.excluded += 1
+                keep = False
+            if keep or path in winners:
+                is_source = path in winners and entry.name.endswith(SOURCE_SUFFIX)
+                self._add_file(path, entry, keep, is_source)
+
+    def _modules(self, folder: Folder, files: dict[str, FileEntry], prefix: str) -> tuple[ModuleDraft, ...]:
+        below = {*folder.folders, *folder.links}
+        links = set(folder.links)
+        modules = []
+        for tail, mask in candidates(folder.names(), self.suffixes).items():
+            flags = 0
+            if mask & 1 and tail in below:
+                flags |= IS_FOLDER | (IS_SYMLINK if tail in links else 0)
+            suffix, path = -1, ""
+            if mask > 1:
+                suffix = (mask >> 1 & -(mask >> 1)).bit_length() - 1
+                entry = files.get(tail + self.suffixes[suffix])
+                if entry is None:  # A folder called `x.py`, or a broken link: Python goes on to the next suffix.
+                    flags |= DEFER
+                else:
+                    path = prefix + entry.name
+                    flags |= IS_SYMLINK if entry.is_link else 0
+                    if self.suffixes[suffix] == BYTECODE_SUFFIX:
+                        flags |= DEFER
+            modules.append(ModuleDraft(tail, mask, flags, suffix, path))
+        return tuple(modules)
+
+    def _add_file(self, path: str, entry: FileEntry, is_content: bool, is_source: bool) -> None:
+        if is_source and entry.size > SOURCE_LIMIT:
+            self.draft.deferred.add(path)
+            is_source = False
+        if is_content:
+            self.content[path] = entry.size
+        record = self.known.files.get(path)
+        if self.force or record is None or not is_same_file(record, entry):
+            record = None
+        if is_source and self._needs_code(path, entry, record is not None):
+            self.uncompiled[path] = entry
+        needs_digest = is_content or path in self.uncompiled
+        if record is not None and not (needs_digest and record.digest == NO_DIGEST):
+            self.draft.files[path] = record
+        else:
+            self.draft.files[path] = file_record(path, entry)
+        if path in self.uncompiled or (needs_digest and self.draft.files[path].digest == NO_DIGEST):
+            self.unread.append(Unread(path, entry, is_content, is_source))
+
+    def _needs_code(self, path: str, entry: FileEntry, is_known: bool) -> bool:
+        """Whether a source has to be compiled; what is known of it goes into the draft."""
+        if is_known and path in self.known.codes:
+            self.draft.codes[path] = self.known.codes[path]
+            return False
+        if is_known and path in self.known.deferred:
+            self.draft.deferred.add(path)
+            return False
+        return self.wanted is None or path in self.wanted
+
+
+def _is_secret(name: str) -> bool:
+    return name in SECRET_NAMES or name.startswith(".env.") or name.endswith(SECRET_SUFFIXES)
+
+
+def is_same_file(record: FileRecord, entry: FileEntry) -> bool:
+    return (
+        record.size == entry.size
+        and record.mtime_ns == entry.mtime_ns
+        and record.ctime_ns == entry.ctime_ns
+        and record.ino == entry.ino
+    )
+
+
+def file_record(path: str, entry: FileEntry, digest: bytes = NO_DIGEST) -> FileRecord:
+    flags = (SYMBOLIC_LINK if entry.is_link else 0) | (EXECUTABLE if entry.mode & 0o111 else 0)
+    return FileRecord(path, digest, entry.size, entry.mtime_ns, entry.ctime_ns, entry.ino, entry.mode, flags)
+
+
+def carry_over(draft: Draft, previous: Draft, scanned: Iterable[str], still_there: Iterable[str]) -> None:
+    """Add to `draft` what `previous` holds outside of the scanned folders, for roots that are still there."""
+    prefixes = tuple(path.rstrip("/") + "/" for path in scanned)
+    roots = {
+        path: root
+        for path, root in previous.roots.items()
+        if path in set(still_there) and not f"{path}/".startswith(prefixes)
+    }
+    draft.roots.update(roots)
+    kept = tuple(path.rstrip("/") + "/" for path in roots)
+    for path, record in previous.files.items():
+        place = f"{path}/"
+        if place.startswith(kept) and not place.startswith(prefixes):
+            draft.files[path] = record
+            if path in previous.codes:
+                draft.codes[path] = previous.codes[path]
+            if path in previous.deferred:
+                draft.deferred.add(path)
+    for path, folder in previous.folders.items():
+        if folder.root in roots and not f"{path}/".startswith(prefixes):
+            draft.folders[path] = folder
+
+
+def assemble(draft: Draft, build: Build, prefix: str) -> Manifest:
+    """The manifest that a draft describes."""
+    roots = list(draft.roots.values())
+    root_index = {root.path: index for index, root in enumerate(roots)}
+    files = sorted(draft.files.values(), key=lambda record: os.fsencode(record.path))
+    file_index = {record.path: index for index, record in enumerate(files)}
+    packs: dict[PackRecord, int] = {}
+    folders = []
+    for folder in sorted(draft.folders.values(), key=lambda folder: os.fsencode(folder.path)):
+        modules = []
+        for tail, mask, flags, suffix, path in folder.modules:
+            code = draft.codes.get(path) if path else None
+            if path in draft.deferred:
+                flags |= DEFER
+            if code is None or flags & DEFER:
+                modules.append(ModuleRecord(tail, mask, flags, suffix, file_index.get(path, -1)))
+                continue
+            pack = packs.setdefault(code.pack, len(packs))
+            modules.append(
+                ModuleRecord(
+                    tail,
+                    mask,
+                    flags,
+                    suffix,
+                    file_index[path],
+                    pack,
+                    code.offset,
+                    code.length,
+                    code.source_check,
+                    code.bytecode_check,
+                )
+            )
+        folders.append(
+            FolderRecord(
+                folder.path,
+                root_index[folder.root],
+                folder.mtime_ns,
+                folder.ctime_ns,
+                folder.ino,
+                tuple(modules),
+            )
+        )
+    return Manifest(build, prefix, roots, folders, files, list(packs))

@@ -10,10 +10,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -92,7 +90,7 @@ _HINTS = {
 
 def temporary_name(folder: Path) -> Path:
     """A fresh name in that folder, recognised as left behind if its writer dies."""
-    return folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
+    return folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
 
 
 def create_temporary(folder: Path) -> tuple[int, Path]:
@@ -119,6 +117,8 @@ def flush_all(paths: Sequence[Path]) -> None:
         for path in paths:
             _flush(path)
         return
+    from concurrent.futures import ThreadPoolExecutor  # 5 ms that most runs need not pay
+
     with ThreadPoolExecutor(_FLUSHERS) as pool:
         for _ in pool.map(_flush, paths):
             pass

@@ -367,13 +367,14 @@ def _pack_record(key: bytes, value: bytes) -> PackRecord | None:
 
 def _environment(store: Store, map_size: int) -> lmdb.Environment:
     folder = store.catalogue
+    path = os.fsencode(folder)  # as text, names that are not UTF-8 would be refused
     if store.readonly:
         # A lock file cannot be written there; nobody who could write would share it with us anyway.
         lock = os.access(folder / "lock.mdb", os.W_OK)
-        return lmdb.open(str(folder), readonly=True, create=False, max_dbs=len(TABLES), lock=lock)
+        return lmdb.open(path, readonly=True, create=False, max_dbs=len(TABLES), lock=lock)
     private_folder(folder)
     return lmdb.open(
-        str(folder), map_size=map_size, max_dbs=len(TABLES), max_readers=_READERS, mode=0o600, meminit=False
+        path, map_size=map_size, max_dbs=len(TABLES), max_readers=_READERS, mode=0o600, meminit=False
     )
 
 

@@ -106,7 +106,7 @@ class PackWriter:
 
     def abandon(self) -> None:
         """Leave nothing behind. Harmless after sealing."""
-        self._buffer.clear()
+        self._buffer = bytearray()  # not clear(): the traceback of a failed write still looks at it
         remove_quietly(self._temporary)
 
     def __enter__(self) -> PackWriter:
@@ -140,14 +140,14 @@ class PackWriter:
         """Move the buffer to the temporary file, which is open only meanwhile."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         flags |= 0 if self._on_disk else os.O_CREAT | os.O_EXCL
-        with explained(self._temporary):
+        with explained(self.store.packs):
             descriptor = os.open(self._temporary, flags, 0o444)
             self._on_disk = True
             try:
                 write_all(descriptor, self._buffer)
             finally:
                 os.close(descriptor)
-        self._buffer.clear()
+        self._buffer = bytearray()
 
     def _finish(self) -> tuple[Path, SealedPack]:
         metadata = {

@@ -54,18 +54,24 @@ def expand(request: str) -> list[str]:
 
 
 def prepare(
-    name: str, work: Path, interpreter: Interpreter, store: Path, extra_files: Sequence[Path]
+    name: str,
+    work: Path,
+    interpreter: Interpreter,
+    store: Path,
+    extra_files: Sequence[Path],
+    packages: bool = True,
 ) -> Cell:
     """Make a cell ready; raises slowfs.Unavailable when this machine cannot.
 
     `store` is Velo's folder; `extra_files` are roots of the launcher. Only `cold` cares for them.
+    Without `packages` the environment is empty: for programs that need the standard library alone.
     """
     if name == "nopyc":
-        bare = build(work, interpreter, "bare")
+        bare = build(work, interpreter, "bare" if packages else "empty")
         variables = {"PYTHONDONTWRITEBYTECODE": "1"}
         text = "no .pyc in site-packages, PYTHONDONTWRITEBYTECODE=1 in every arm; standard library compiled"
         return Cell(name, text, bare, variables, prove=lambda: check_bare(bare))
-    compiled = build(work, interpreter, "pyc")
+    compiled = build(work, interpreter, "pyc" if packages else "empty")
     if name == "cold":
         return _cold(compiled, store, extra_files)
     if name.startswith("slowfs"):
@@ -106,7 +112,7 @@ def _cold(environment: Environment, store: Path, extra_files: Sequence[Path]) ->
 
 def _slow(name: str, work: Path, compiled: Environment) -> Cell:
     server = slowfs.require(work)
-    visible = build(work, compiled.interpreter, "empty")
+    visible = build(work, compiled.interpreter, "mount")
     delay = {"slowfs-0.3ms": 300, "slowfs-1ms": 1000}[name]
     text = (
         f"site-packages (with .pyc) on a read-only file system that delays each request {delay / 1000:g} ms,"

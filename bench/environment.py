@@ -58,8 +58,9 @@ def find_uv() -> list[str]:
 
 
 def build(work: Path, interpreter: Interpreter, kind: str, requirements: Sequence[str] = ()) -> Environment:
-    """The environment of this kind (`pyc`, `bare`, `linked`: bare with uv's hard links, `empty`), made now or earlier.
+    """The environment of this kind, made if it is missing.
 
+    Kinds: `pyc`, `bare`, `linked` (bare, by uv's hard links), `empty`, `mount` (empty, to be mounted over).
     `requirements` replaces the lock as the list of what to install; versions always come from the lock.
     """
     what_it_is = (LOCK.read_text(encoding="utf-8"), sorted(requirements), interpreter, kind)
@@ -70,9 +71,11 @@ def build(work: Path, interpreter: Interpreter, kind: str, requirements: Sequenc
     if ready.exists() and ready.read_text(encoding="utf-8") == digest:
         return environment
     shutil.rmtree(prefix, ignore_errors=True)
-    uv = find_uv()
-    _call([*uv, "venv", "--quiet", "--no-project", "--python", str(interpreter.executable), str(prefix)])
-    if kind != "empty":
+    if kind in ("empty", "mount"):
+        _call([str(interpreter.executable), "-m", "venv", "--without-pip", str(prefix)])
+    else:
+        uv = find_uv()
+        _call([*uv, "venv", "--quiet", "--no-project", "--python", str(interpreter.executable), str(prefix)])
         what = [*requirements, "--constraint", str(LOCK)] if requirements else ["--requirement", str(LOCK)]
         compiled = ["--compile-bytecode"] if kind == "pyc" else ["--no-compile-bytecode"]
         links = "hardlink" if kind == "linked" else "copy"

@@ -161,7 +161,7 @@ _CALL = re.compile(r"^\d+\s+(\w+)\((.*)", re.ASCII)
 
 
 def count_calls(trace: str) -> collections.Counter[str]:
-    """File-related calls in strace's output, by name; not anonymous memory, which strace counts as a file's."""
+    """File-related calls in strace's output, by name; anonymous memory, which strace includes, is not."""
     counts: collections.Counter[str] = collections.Counter()
     for line in trace.splitlines():
         found = _CALL.match(line)

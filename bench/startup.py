@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     programs = list(PROGRAMS) if options.programs == "all" else options.programs.split(",")
     if unknown := [name for name in programs if name not in PROGRAMS and name not in EXTRA]:
         raise BenchmarkFault(f"no program called {', '.join(unknown)}; there are {', '.join(PROGRAMS)}")
+    packages = any(name in PROGRAMS for name in programs)
     record = records.header("startup", "bench.startup", words)
     record["python"] = interpreter.version
     record["statistic"] = f"lower quartile of {options.runs} runs, seconds; ratio = plain / arm"
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         velo = None if options.plain_only else find_velo(home, options.velo)
         record["velo"] = velo.version if velo else "absent"
         try:
-            cell = cells.prepare(name, work, interpreter, home, _launcher_files(velo))
+            cell = cells.prepare(name, work, interpreter, home, _launcher_files(velo), packages)
         except slowfs.Unavailable as reason:
             records.report_progress(f"{name}: skipped: {reason}")
             record["cells"][name] = {"skipped": str(reason)}

@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From bench/results/*.json to docs/benchmarks.md and docs/benchmarks.svg: `python -m bench.chart`.
+
+Draws and writes; measures nothing and judges nothing (goals.py does). The SVG is written by hand, so that
+the same results give the same bytes and no plotting library is needed.
+
+The surprise: the chart has its own background and follows the viewer's colour scheme with a media query,
+because an image in a README cannot know the colour of the page around it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from bench.arms import CHECKOUT
+from bench.goals import verdicts
+
+_RESULTS = CHECKOUT / "bench" / "results"
+_DOCS = CHECKOUT / "docs"
+
+_TITLES = {
+    "warm": "warm, with .pyc",
+    "nopyc": "no .pyc",
+    "cold": "cold page cache",
+    "slowfs-0.3ms": "slow file system, 0.3 ms",
+    "slowfs-1ms": "slow file system, 1 ms",
+    "path50": "50 extra sys.path folders",
+}
+_STYLE = """
+  .back { fill: #ffffff; stroke: #d0d7de } .text { fill: #1f2328 } .soft { fill: #59636e }
+  .grid { stroke: #d8dee4 } .one { stroke: #59636e } .gain { fill: #1a7f64 } .loss { fill: #bc4c00 }
+  .run { stroke: #1f2328 } .span { stroke: #8c959f }
+  text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; font-size: 12px }
+  .title { font-size: 14px; font-weight: 600 } .head { font-size: 17px; font-weight: 600 }
+  .end { text-anchor: end } .mid { text-anchor: middle }
+  @media (prefers-color-scheme: dark) {
+    .back { fill: #0d1117; stroke: #30363d } .text { fill: #e6edf3 } .soft { fill: #9198a1 }
+    .grid { stroke: #262c34 } .one { stroke: #9198a1 } .gain { fill: #3fb68b } .loss { fill: #f0883e }
+    .run { stroke: #e6edf3 } .span { stroke: #6e7681 }
+  }
+"""
+_WIDTH, _COLUMNS, _MARGIN, _ROW = 900, 2, 20, 18
+_LABELS, _VALUES = 84, 52
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.chart", description="Chart and tables from results."
+    )
+    parser.add_argument("--results", type=Path, default=_RESULTS, help="folder with the JSON files")
+    parser.add_argument("--docs", type=Path, default=_DOCS, help="where benchmarks.svg and benchmarks.md go")
+    options = parser.parse_args(arguments)
+    records = load(options.results)
+    charted = [record for record in records if record["kind"] == "startup" and _measured(record)]
+    if not charted:
+        sys.exit("error: no start-up results: run `python -m bench.startup --json bench/results/startup`")
+    options.docs.mkdir(parents=True, exist_ok=True)
+    (options.docs / "benchmarks.svg").write_text(chart(charted[0]), encoding="utf-8")
+    (options.docs / "benchmarks.md").write_text(document(records), encoding="utf-8")
+    shown = charted[0]["python"]
+    print(f"{len(records)} results, {len(charted)} of them start-up; the chart shows Python {shown}")
+    return 0
+
+
+def load(folder: Path) -> list[dict[str, Any]]:
+    """Our own result files, start-up first; pyperf's files beside them are left alone."""
+    records = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*.json"))
+        if not path.name.endswith(".pyperf.json")
+    ]
+    order = {"startup": 0, "hook": 1, "ingest": 2}
+    return sorted((r for r in records if r.get("kind") in order), key=lambda r: order[r["kind"]])
+
+
+def _measured(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The cells that hold an accelerated arm."""
+    return {name: cell for name, cell in record["cells"].items() if cell.get("geometric_mean")}
+
+
+# --- the chart ---------------------------------------------------------------------------------------------
+
+
+def chart(record: Mapping[str, Any]) -> str:
+    """One panel per cell, one bar per program, all on the same scale."""
+    panels = _measured(record)
+    longest = max(
+        found["ratios"]["velo"]["high"] for cell in panels.values() for found in cell["programs"].values()
+    )
+    top = max(2.0, longest)
+    rows = max(len(cell["programs"]) for cell in panels.values())
+    panel_height = 62 + (rows + 1) * _ROW + 26
+    panel_width = (_WIDTH - _MARGIN * (_COLUMNS + 1)) / _COLUMNS
+    lines = (len(panels) + _COLUMNS - 1) // _COLUMNS
+    height = 64 + lines * panel_height + 66
+    machine = record["machine"]
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}"'
+        f' viewBox="0 0 {_WIDTH} {height}" role="img" aria-labelledby="title">',
+        f'<title id="title">{escape(_summary(record))}</title><style>{_STYLE}</style>',
+        f'<rect class="back" x="0.5" y="0.5" width="{_WIDTH - 1}" height="{height - 1}" rx="8"/>',
+        _text(
+            _MARGIN,
+            30,
+            f"Start-up of Python {record['python']} programs: how many times faster with Velo",
+            "head",
+        ),
+        _text(_MARGIN, 50, "longer is better; 1x is plain CPython in the same run; orange is a loss", "soft"),
+    ]
+    for number, (name, cell) in enumerate(panels.items()):
+        x = _MARGIN + (number % _COLUMNS) * (panel_width + _MARGIN)
+        y = 64 + (number // _COLUMNS) * panel_height
+        out += _panel(name, cell, x, y, panel_width, top)
+    y = height - 46
+    out.append(
+        _text(
+            _MARGIN,
+            y,
+            f"bar: plain / velo, {record['statistic'].split(',')[0]} per arm, interleaved;"
+            " thin line: 90 % interval; upright mark: the same including the launch of `velo run`",
+            "soft",
+        )
+    )
+    facts = f"{machine.get('cpu_model_name', 'unknown processor')}, {machine.get('cpu_count', '?')} cores"
+    out.append(
+        _text(
+            _MARGIN,
+            y + 17,
+            f"{facts}, {machine.get('platform', '')}; {record['date']}; conditions of each"
+            " cell: docs/benchmarks.md",
+            "soft",
+        )
+    )
+    out.append("</svg>\n")
+    return "\n".join(out)
+
+
+def _summary(record: Mapping[str, Any]) -> str:
+    means = ", ".join(
+        f"{_TITLES.get(n, n)} {c['geometric_mean']['velo']:.2f}x" for n, c in _measured(record).items()
+    )
+    return f"Start-up speed-up with Velo, geometric means: {means}"
+
+
+def _panel(name: str, cell: Mapping[str, Any], x: float, y: float, width: float, top: float) -> Iterator[str]:
+    left, right = x + _LABELS, x + width - _VALUES
+    scale = (right - left) / top
+    bars = {program: found["ratios"] for program, found in cell["programs"].items()}
+    bottom = y + 40 + len(bars) * _ROW
+    yield _text(x, y + 20, _TITLES.get(name, name), "title")
+    yield _text(x + width, y + 20, f"geometric mean {cell['geometric_mean']['velo']:.2f}x", "end")
+    step = 1 if top <= 6 else 2 if top <= 12 else 5
+    for tick in [*range(0, int(top) + 1, step), *([1] if step > 1 else [])]:
+        at = left + tick * scale
+        kind = "one" if tick == 1 else "grid"
+        yield f'<line class="{kind}" x1="{at:.1f}" y1="{y + 32}" x2="{at:.1f}" y2="{bottom + 4}"/>'
+        yield _text(at, bottom + 18, f"{tick}x", "soft mid")
+    for row, (program, ratios) in enumerate(bars.items()):
+        middle = y + 40 + row * _ROW + _ROW / 2
+        velo = ratios["velo"]
+        kind = "gain" if velo["ratio"] >= 1 else "loss"
+        yield _text(left - 8, middle + 4, program, "end")
+        length = velo["ratio"] * scale
+        place = f'x="{left:.1f}" y="{middle - 6:.1f}" width="{length:.1f}"'
+        yield f'<rect class="{kind}" {place} height="12" rx="2"/>'
+        low, high = left + velo["low"] * scale, left + velo["high"] * scale
+        yield f'<line class="span" x1="{low:.1f}" y1="{middle:.1f}" x2="{high:.1f}" y2="{middle:.1f}"/>'
+        if run := ratios.get("run"):
+            at = left + run["ratio"] * scale
+            yield (
+                f'<line class="run" stroke-width="2" x1="{at:.1f}" y1="{middle - 7:.1f}" x2="{at:.1f}"'
+                f' y2="{middle + 7:.1f}"/>'
+            )
+        yield _text(x + width, middle + 4, f"{velo['ratio']:.2f}x", "end")
+    yield _text((left + right) / 2, bottom + 34, "times faster than plain", "soft mid")
+
+
+def _text(x: float, y: float, words: str, kind: str) -> str:
+    kind = kind if "soft" in kind else f"text {kind}"
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
+
+
+# --- the document ------------------------------------------------------------------------------------------
+
+
+def document(records: Sequence[Mapping[str, Any]]) -> str:
+    parts = [
+        "# Benchmarks\n",
+        "Made by `python -m bench.chart` from `bench/results/`; how: [bench/README.md](../bench/README.md)."
+        " Cells are different questions and are never averaged together.\n",
+        "![How many times faster each program starts](benchmarks.svg)\n",
+        *_goals(records),
+        *_all_losses(records),
+    ]
+    for record in records:
+        writer = {"startup": _startup, "hook": _hook, "ingest": _ingest}[record["kind"]]
+        parts += [*_heading(record), *writer(record)]
+    return "\n".join(parts)
+
+
+def _goals(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "## Goals\n"
+    words = {True: "yes", False: "**no**", None: "not measured"}
+    yield from _table(
+        ("goal", "measured", "reached"),
+        [(v.goal, v.measured, words[v.reached]) for v in verdicts(records)],
+        "lrl",
+    )
+
+
+def _all_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "## Losses\n"
+    rows = [
+        (record["python"], name, arm, program, f"{cell['programs'][program]['ratios'][arm]['ratio']:.2f}x")
+        for record in records
+        if record["kind"] == "startup"
+        for name, cell in record["cells"].items()
+        for arm, programs in cell.get("losses", {}).items()
+        for program in programs
+    ]
+    if rows:
+        yield "Every program, cell and arm that was slower than plain Python:\n"
+        yield from _table(("Python", "cell", "arm", "program", "plain / arm"), rows, "llllr")
+    else:
+        yield "None: no program was slower than plain Python in any cell.\n"
+
+
+def _heading(record: Mapping[str, Any]) -> Iterator[str]:
+    titles = {"startup": "Start-up", "hook": "Hook", "ingest": "Ingest, learning and disk"}
+    machine = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record["machine"].items())
+    yield f"## {titles[record['kind']]}, Python {record['python']}\n"
+    yield f"- command: `{record['command']}`"
+    yield f"- date: {record['date']}; {record.get('velo', 'velo absent')}"
+    yield f"- machine: {machine}"
+    yield f"- the machine was busy: {record['busy']}\n" if record.get("busy") else "- the machine was quiet\n"
+
+
+def _startup(record: Mapping[str, Any]) -> Iterator[str]:
+    yield f"Statistic: {record['statistic']}. Brackets: p10 to p90; for ratios the 90 % interval.\n"
+    for name, cell in record["cells"].items():
+        yield f"### {_TITLES.get(name, name)} (`{name}`)\n"
+        if reason := cell.get("skipped"):
+            yield f"Skipped: {reason}.\n"
+            continue
+        yield f"{cell['conditions'][0].upper()}{cell['conditions'][1:]}.\n"
+        arms = list(cell["geometric_mean"])
+        head = ["program", "plain ms", *(f"{arm} ms" for arm in arms), *(f"plain / {arm}" for arm in arms)]
+        rows = [_program_row(program, found, arms) for program, found in cell["programs"].items()]
+        means = [f"**{cell['geometric_mean'][arm]:.2f}x**" for arm in arms]
+        rows.append(["geometric mean", "", *("" for _ in arms), *means])
+        yield from _table(head, rows, "l" + "r" * (len(head) - 1))
+        yield from _counts(cell)
+        busy = [
+            p for p, found in cell["programs"].items() if found["checks"].get("learned_during_timed_runs")
+        ]
+        if busy:
+            yield f"Something was still learned during the timed runs of: {', '.join(busy)}.\n"
+
+
+def _program_row(program: str, found: Mapping[str, Any], arms: Sequence[str]) -> list[str]:
+    times = [_span(found["arms"][arm], 1e3, 1) for arm in ("plain", *arms)]
+    ratios = []
+    for arm in arms:
+        ratio = found["ratios"][arm]
+        text = f"{ratio['ratio']:.2f}x ({ratio['low']:.2f}-{ratio['high']:.2f})"
+        ratios.append(f"**{text} slower**" if ratio["ratio"] < 1 else text)
+    return [program, *times, *ratios]
+
+
+def _counts(cell: Mapping[str, Any]) -> Iterator[str]:
+    """Counts, not times: requests of the slow file system, and what stayed in a cache to be empty."""
+    kinds = ("getattr", "open", "read", "opendir", "readdir", "readlink")
+    programs = cell["programs"]
+    first = next(iter(programs.values()))["arms"]
+    if "getattr" in first["plain"]["medians"]:
+        rows = [
+            [name, *(f"{sum(found['arms'][arm]['medians'][k] for k in kinds):.0f}" for arm in first)]
+            for name, found in programs.items()
+        ]
+        yield "Requests that reached the file system (median):\n"
+        yield from _table(["program", *first], rows, "l" + "r" * len(first))
+    if "resident_pages" in first["plain"]["medians"]:
+        medians = [arm["medians"] for found in programs.values() for arm in found["arms"].values()]
+        worst = max(m["resident_pages"] / m["pages"] for m in medians)
+        files = medians[0]["evicted_files"]
+        yield f"Pages still in memory after dropping {files:.0f} files: at most {worst:.2%}.\n"
+
+
+def _hook(record: Mapping[str, Any]) -> Iterator[str]:
+    rows = []
+    for title, name in (
+        ("install, as the hook reports it", "install_us"),
+        ("opening the manifest", "manifest_open_us"),
+    ):
+        found = record[name]
+        rows.append((title, found.get("skipped") or _span(found.get("first", found), 1, 0) + " us"))
+    rows.append(
+        (
+            "`python -c pass`, difference of processes",
+            f"{record['process_difference_us']['difference']:.0f} us",
+        )
+    )
+    calls = record["system_calls"]
+    rows.append(("file-related system calls added", calls.get("skipped") or str(calls["difference"])))
+    yield from _table(("hook", "lower quartile (p10-p90)"), rows, "lr")
+    if calls.get("by_name"):
+        yield "By name: " + ", ".join(f"{name} {count:+}" for name, count in calls["by_name"].items()) + ".\n"
+    memory = [
+        (program, f"{found['plain'] / 1024:.1f}", f"{found['velo'] / 1024:.1f}", f"{found['ratio']:.3f}x")
+        for program, found in record["peak_memory"].items()
+    ]
+    if memory:
+        yield from _table(("peak memory", "plain MiB", "velo MiB", "velo / plain"), memory, "lrrr")
+
+
+def _ingest(record: Mapping[str, Any]) -> Iterator[str]:
+    rows = []
+    for kind, found in record.get("ingest", {}).items():
+        label = {"pyc": "with .pyc", "bare": "without .pyc (all compiled)"}[kind]
+        for name, seconds in found["seconds"].items():
+            rate = found["prefix_files_per_second"][name]
+            rows.append((f"ingest {label}, {name}", f"{seconds:.2f} s", f"{rate:,} files/s"))
+    if found := record.get("compileall"):
+        rows.append((f"compileall -j 0, {found['modules']:,} modules", f"{found['seconds']:.2f} s", ""))
+    if found := record.get("learn"):
+        modules = f"{found['modules_served_next_time']} modules"
+        rows.append((f"learning {found['program']}, CPU", f"{found['cpu_seconds']:.2f} s", modules))
+    if found := record.get("disk"):
+        count = found["environments"]
+        rows.append(
+            (f"{count} environments as copies, no bytecode", f"{found['trees_as_copies'] / 1e6:,.0f} MB", "")
+        )
+        rows.append(
+            (f"{count} environments as hard links", f"{found['trees_as_hard_links'] / 1e6:,.0f} MB", "")
+        )
+        rows.append(
+            (
+                f"one store for all {count}, with bytecode",
+                f"{found['store'] / 1e6:,.0f} MB",
+                "beside the trees",
+            )
+        )
+    yield from _table(("what", "figure", ""), rows, "lrr")
+
+
+def _span(found: Mapping[str, float], factor: float, digits: int) -> str:
+    values = [f"{found[name] * factor:.{digits}f}" for name in ("lower_quartile", "p10", "p90")]
+    return f"{values[0]} ({values[1]}-{values[2]})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "|".join("---:" if side == "r" else "---" for side in align) + "|"
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+    yield ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Velo has promised, as numbers, held against what was measured. Pure: records in, verdicts out.
+
+A goal without a measurement says so; it never counts as reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+_SLOW_PROGRAMS = ("boto3", "django", "sympy")
+
+
+class Verdict(NamedTuple):
+    goal: str
+    measured: str
+    reached: bool | None  # None: not measured
+
+
+def verdicts(records: Iterable[Mapping[str, Any]]) -> list[Verdict]:
+    """One verdict per goal and record that speaks to it."""
+    found: list[Verdict] = []
+    for record in records:
+        judge = {"startup": _startup, "hook": _hook, "ingest": _ingest}.get(record["kind"])
+        found += (
+            [
+                verdict._replace(goal=f"{verdict.goal} (Python {record['python']})")
+                for verdict in judge(record)
+            ]
+            if judge
+            else []
+        )
+    return found
+
+
+def _startup(record: Mapping[str, Any]) -> Iterator[Verdict]:
+    cells = {
+        name: cell for name, cell in record["cells"].items() if cell.get("geometric_mean", {}).get("velo")
+    }
+    for name, mean_goal, each_goal in (
+        ("nopyc", 3.0, 2.2),
+        ("warm", 1.08, 1.0),
+        ("cold", 1.2, 0.0),
+        ("path50", 1.3, 0.0),
+    ):
+        if name not in cells:
+            continue
+        mean = cells[name]["geometric_mean"]["velo"]
+        yield Verdict(f"{name}: geometric mean >= {mean_goal:g}x", f"{mean:.2f}x", mean >= mean_goal)
+        if each_goal:
+            ratios = _ratios(cells[name])
+            worst = min(ratios, key=lambda program: ratios[program])
+            text = f"{ratios[worst]:.2f}x ({worst})"
+            yield Verdict(f"{name}: no program below {each_goal:.2f}x", text, ratios[worst] >= each_goal)
+    if "slowfs-1ms" in cells:
+        ratios = _ratios(cells["slowfs-1ms"])
+        for program in _SLOW_PROGRAMS:
+            if program in ratios:
+                measured = f"{ratios[program]:.2f}x"
+                yield Verdict(f"slowfs-1ms: {program} >= 4x", measured, ratios[program] >= 4.0)
+
+
+def _ratios(cell: Mapping[str, Any]) -> dict[str, float]:
+    return {program: found["ratios"]["velo"]["ratio"] for program, found in cell["programs"].items()}
+
+
+def _hook(record: Mapping[str, Any]) -> Iterator[Verdict]:
+    install = record["install_us"].get("lower_quartile")
+    yield _at_most("hook install <= 1500 us", install, 1500, "us")
+    yield _at_most(
+        "hook: at most 40 file-related system calls", record["system_calls"].get("difference"), 40, ""
+    )
+    for program, memory in record["peak_memory"].items():
+        yield _at_most(f"peak memory of {program} <= 1.05x", memory["ratio"], 1.05, "x")
+
+
+def _ingest(record: Mapping[str, Any]) -> Iterator[Verdict]:
+    if kinds := record.get("ingest"):
+        first = kinds["pyc"]["prefix_files_per_second"]["first"]
+        yield Verdict("hashing, storing, indexing >= 6,000 files/s", f"{first:,} files/s", first >= 6000)
+        again = kinds["pyc"]["prefix_files_per_second"]["unchanged"]
+        yield Verdict("unchanged tree >= 60,000 files/s", f"{again:,} files/s", again >= 60000)
+        if reference := record.get("compileall"):
+            extra = kinds["bare"]["seconds"]["first"] - kinds["pyc"]["seconds"]["first"]
+            text = f"{extra:.2f} s against {reference['seconds']:.2f} s"
+            yield Verdict("compiling no slower than compileall -j 0", text, extra <= reference["seconds"])
+    if learned := record.get("learn"):
+        name = f"learning {learned['program']} <= 3 s of CPU"
+        yield _at_most(name, learned["cpu_seconds"], 3.0, "s")
+
+
+def _at_most(goal: str, value: float | None, limit: float, unit: str) -> Verdict:
+    if value is None:
+        return Verdict(goal, "not measured", None)
+    return Verdict(goal, f"{value:g} {unit}".strip() if unit != "x" else f"{value:.3f}x", value <= limit)

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks themselves: their statistics, what they put into each arm's environment, what they refuse,
+and a tiny run from end to end. No figure of Velo is tested here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import arms, cells, chart, figures, goals, pagecache, programs
+from bench.measure import BenchmarkFault
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_percentiles_lie_between_neighbours() -> None:
+    assert figures.percentile([4.0, 1.0, 3.0, 2.0], 0.0) == 1.0
+    assert figures.percentile([4.0, 1.0, 3.0, 2.0], 0.5) == 2.5
+    assert figures.percentile([4.0, 1.0, 3.0, 2.0], 1.0) == 4.0
+    assert figures.lower_quartile([7.0]) == 7.0
+    with pytest.raises(ValueError, match="no values"):
+        figures.percentile([], 0.5)
+
+
+def test_geometric_mean_treats_gain_and_loss_alike() -> None:
+    assert figures.geometric_mean([2.0, 0.5]) == pytest.approx(1.0)
+
+
+def test_an_outlier_does_not_move_the_speedup() -> None:
+    plain = [2.0] * 20 + [90.0]
+
+    ratio = figures.speedup(plain, [1.0] * 21)
+
+    assert ratio == {"ratio": 2.0, "low": 2.0, "high": 2.0}
+
+
+def test_losses_are_named_slowest_first() -> None:
+    ratios: dict[str, figures.Ratio] = {
+        name: {"ratio": value, "low": value, "high": value}
+        for name, value in (("a", 0.99), ("b", 1.0), ("c", 0.5))
+    }
+
+    assert figures.losses(ratios) == ["c", "a"]
+
+
+def test_no_arm_inherits_what_distorts_a_start() -> None:
+    inherited = {
+        "PATH": "/bin",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": "/somewhere",
+        "NODE_OPTIONS": "--require x",
+        "NODE_EXTRA_CA_CERTS": "/ca",
+        "VELO_HOME": "/precious",
+        "VELO_DISABLE": "1",
+    }
+
+    assert arms.clean_variables(inherited) == {"PATH": "/bin"}
+
+
+def test_arms_differ_only_in_how_velo_comes_in(tmp_path: Path) -> None:
+    fake = tmp_path / "velo.py"
+    fake.write_text(
+        "import json, os\nprint(json.dumps({'PYTHONPATH': 'injected:' + os.environ['PYTHONPATH']}))\n"
+    )
+    velo = arms.Velo((sys.executable, str(fake)), tmp_path / "home")
+    cell = {"PYTHONPATH": "extra", "PATH": os.environ["PATH"]}
+
+    found = arms.arms_of(cell, velo)
+
+    assert dict(found["plain"].variables) == cell
+    assert dict(found["velo"].variables) == {**cell, "PYTHONPATH": "injected:extra"}
+    assert dict(found["run"].variables) == {**cell, "VELO_HOME": str(tmp_path / "home")}
+    assert found["run"].command(Path("/python"), "x.py") == [
+        sys.executable,
+        str(fake),
+        "run",
+        "--",
+        "/python",
+        "x.py",
+    ]
+    assert found["plain"].command(Path("/python"), "x.py") == ["/python", "x.py"]
+
+
+def test_stats_of_several_processes_are_added_up(tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    stats.write_text(
+        '{"runtime": "python", "served": 3, "deferred": 1, "errors": 0, "install_us": 250}\n'
+        '{"runtime": "node", "served": 100, "errors": 7}\n'
+        '{"runtime": "python", "served": 4, "errors": 0, "reasons": {}}\n'
+    )
+
+    assert arms.read_stats(stats)["served"] == 7
+    assert arms.read_stats(stats)["errors"] == 0
+    assert arms.read_fields(stats, "install_us") == [250.0]
+    assert arms.read_stats(tmp_path / "none")["processes"] == 0
+
+
+def test_cells_are_chosen_by_name() -> None:
+    assert cells.expand("warm,slowfs,warm") == ["warm", "slowfs-0.3ms", "slowfs-1ms"]
+    assert tuple(cells.expand("all")) == cells.NAMES
+    with pytest.raises(BenchmarkFault, match="no cell called tepid"):
+        cells.expand("tepid")
+
+
+def test_programs_are_python_and_do_not_shadow_their_package(tmp_path: Path) -> None:
+    assert len(programs.PROGRAMS) == 10
+    for name in (*programs.PROGRAMS, *programs.EXTRA):
+        script = programs.write_program(tmp_path, name)
+        compile(script.read_text(), str(script), "exec")
+        assert [entry.name for entry in script.parent.iterdir()] == ["main.py"]
+
+
+def test_evicted_files_leave_the_page_cache(tmp_path: Path) -> None:
+    """Skipped where the temporary folder lives in memory: there is no disk to go back to."""
+    file = tmp_path / "blob"
+    file.write_bytes(b"x" * (1 << 20))
+    (tmp_path / "link").symlink_to(file)
+    os.sync()
+    paths = pagecache.files_below([tmp_path])
+    assert paths == [file]
+    assert pagecache.residency(paths).share == 1.0
+
+    pagecache.evict(paths)
+
+    if pagecache.residency(paths).share == 1.0:
+        pytest.skip("this file system keeps its files in memory")
+    assert pagecache.residency(paths).share < 0.1
+
+
+def record(ratio: float) -> dict[str, Any]:
+    """A start-up result with two programs, one of them a loss when `ratio` is below one."""
+    spread = {
+        "runs": 21,
+        "minimum": 0.1,
+        "p10": 0.1,
+        "lower_quartile": 0.11,
+        "median": 0.12,
+        "p90": 0.2,
+        "medians": {},
+    }
+    program = {
+        "arms": {"plain": spread, "velo": spread},
+        "ratios": {"velo": {"ratio": ratio, "low": ratio - 0.01, "high": ratio + 0.01}},
+        "checks": {},
+    }
+    cell = {
+        "conditions": "page cache warm",
+        "programs": {"boto3": program, "<sympy>": program},
+        "geometric_mean": {"velo": ratio},
+        "losses": {"velo": ["boto3", "<sympy>"] if ratio < 1 else []},
+    }
+    return {
+        "kind": "startup",
+        "date": "2026-01-01 00:00 UTC",
+        "command": "python -m bench.startup",
+        "machine": {"cpu_count": 2},
+        "python": "3.12.1",
+        "statistic": "lower quartile of 21 runs, seconds",
+        "cells": {"warm": cell, "cold": {"skipped": "no disk"}},
+    }
+
+
+def test_a_loss_is_shown_in_chart_and_document(tmp_path: Path) -> None:
+    (tmp_path / "startup.json").write_text(json.dumps(record(0.97)))
+    (tmp_path / "startup.plain.pyperf.json").write_text("not ours to read")
+
+    assert chart.main(["--results", str(tmp_path), "--docs", str(tmp_path)]) == 0
+
+    document, image = (tmp_path / "benchmarks.md").read_text(), (tmp_path / "benchmarks.svg").read_text()
+    assert "| 3.12.1 | warm | velo | boto3 | 0.97x |" in document
+    assert "**no**" in document
+    assert "Skipped: no disk." in document
+    assert 'class="loss"' in image
+    assert "&lt;sympy&gt;" in image
+
+
+def test_the_chart_is_well_formed() -> None:
+    from xml.etree import ElementTree
+
+    image = ElementTree.fromstring(chart.chart(record(1.1)))
+
+    assert image.tag.endswith("svg")
+    assert 'class="loss"' not in chart.chart(record(1.1))
+
+
+def test_a_goal_without_measurement_is_not_reached() -> None:
+    hook = {
+        "kind": "hook",
+        "python": "3.12.1",
+        "install_us": {"skipped": "unknown"},
+        "system_calls": {"difference": 41},
+        "peak_memory": {"boto3": {"ratio": 1.02}},
+    }
+
+    assert [verdict.reached for verdict in goals.verdicts([hook])] == [None, False, True]
+
+
+def test_file_related_calls_are_counted_and_memory_is_not() -> None:
+    pytest.importorskip("pyperf")
+    from bench.hook import count_calls
+
+    trace = (
+        '12 openat(AT_FDCWD, "/x", O_RDONLY) = 3\n'
+        "12 mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, 3, 0) = 0x7f\n"
+        "12 mmap(NULL, 4096, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f\n"
+        "12 +++ exited with 0 +++\n"
+    )
+
+    assert count_calls(trace) == {"openat": 1, "mmap": 1}
+
+
+def run_startup(tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "bench.startup", "--cells", "warm", "--programs", "stdlib", "--runs", "2",
+            "--work", str(tmp_path / "work"), "--json", str(tmp_path / "out"), *arguments,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads((tmp_path / "out.json").read_text())
+    return result
+
+
+def test_plain_runs_are_kept_in_our_format_and_in_pyperfs(tmp_path: Path) -> None:
+    pyperf = pytest.importorskip("pyperf")
+
+    result = run_startup(tmp_path, "--plain-only")
+
+    assert result["cells"]["warm"]["programs"]["stdlib"]["arms"]["plain"]["runs"] == 2
+    suite = pyperf.BenchmarkSuite.load(str(tmp_path / "out.plain.pyperf.json"))
+    assert suite.get_benchmark("warm/stdlib").get_nvalue() == 2
+    assert str(tmp_path) not in (tmp_path / "out.json").read_text().replace(result["command"], "")
+
+
+def test_all_arms_behave_alike_and_velo_serves(tmp_path: Path) -> None:
+    pytest.importorskip("pyperf")
+    if arms.find_velo(tmp_path / "home") is None:
+        pytest.skip("velo does not run from here")
+
+    result = run_startup(tmp_path)
+
+    program = result["cells"]["warm"]["programs"]["stdlib"]
+    assert set(program["arms"]) == {"plain", "velo", "run"}
+    assert program["checks"]["served"] > 0
+    assert program["checks"]["errors"] == 0

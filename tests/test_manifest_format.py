@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest's bytes, sliced by the offsets of FORMAT.md, and the hook's reader beside the reference."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from velo_import.errors import StoreCorrupt
+from velo_import.format import manifest as m
+
+SUFFIXES = (".cpython-312-x86_64-linux-gnu.so", ".abi3.so", ".so", ".py", ".pyc")
+BUILD = m.Build("cpython-312", bytes.fromhex("cb0d0d0a"), 0, "", SUFFIXES)
+
+
+def example() -> m.Manifest:
+    """One root with one package and one module, one pack, and a name that is not UTF-8."""
+    files = [
+        m.FileRecord("/p", m.NO_DIGEST, 4096, 5, 6, 7, 0o40755, m.DIRECTORY),
+        m.FileRecord("/p/pkg", m.NO_DIGEST, 4096, 8, 9, 10, 0o40755, m.DIRECTORY),
+        m.FileRecord("/p/pkg/__init__.py", b"\x11" * 32, 20, 11, 12, 13, 0o100644, 0),
+        m.FileRecord("/p/app.py", b"\x22" * 32, 30, 14, 15, 16, 0o100755, m.EXECUTABLE),
+        m.FileRecord(os.fsdecode(b"/p/\xff.py"), b"\x33" * 32, 1, -1, 17, 18, 0o100644, 0),
+    ]
+    app = m.ModuleRecord("app", 16, 0, 3, 3, 0, 176, 50, 0xAAAA, 0xBBBB)
+    package = m.ModuleRecord("pkg", 1, m.IS_FOLDER)
+    odd = m.ModuleRecord("\udcff", 16, m.DEFER, 3, 4)
+    inside = m.ModuleRecord("__init__", 16, 0, 3, 2, 0, 320, 60, 0xCCCC, 0xDDDD)
+    return m.Manifest(
+        BUILD,
+        "/env",
+        [m.RootRecord("/p", m.TREE, m.STAT, 5, 6, 7)],
+        [
+            m.FolderRecord("/p", 0, 5, 6, 7, (app, package, odd)),
+            m.FolderRecord("/p/pkg", 0, 8, 9, 10, (inside,)),
+        ],
+        files,
+        [m.PackRecord("ab/abcd.pack", "demo-1.0", 1000, 19, 20, 21)],
+    )
+
+
+def section(data: bytes, name: str) -> bytes:
+    """A section's bytes, found as FORMAT.md 3.1 says: at 40 + 16 x its number."""
+    at = 40 + 16 * m.SECTIONS.index(name)
+    offset, length = struct.unpack_from("<QQ", data, at)
+    return data[offset : offset + length]
+
+
+def test_header_has_the_documented_bytes() -> None:
+    """Magic, version, features, size and checksum stand where FORMAT.md 3.1 puts them."""
+    data = m.encode(example())
+
+    assert data[0:8] == b"VELOMNFT"
+    assert struct.unpack_from("<II", data, 8) == (1, 0)
+    assert struct.unpack_from("<Q", data, 16) == (len(data),)
+    (end,) = struct.unpack_from("<Q", data, 32)
+    assert struct.unpack_from("<Q", data, 24) == (m.siphash(data[32:end]),)
+    assert len(data) % 8 == 0
+
+
+def test_identity_roots_and_packs_have_the_documented_bytes() -> None:
+    """The preamble's tables can be read with nothing but FORMAT.md."""
+    data = m.encode(example())
+    strings = section(data, "strings")
+
+    assert (
+        section(data, "identity") == b"cpython-312-cb0d0d0a\n0\n\n" + "\n".join(SUFFIXES).encode() + b"\0/env"
+    )
+    root = section(data, "roots")
+    at, length, kind, check = struct.unpack_from("<QIBB", root)
+    assert (strings[at : at + length], kind, check) == (b"/p", 2, 0)
+    assert struct.unpack_from("<qqQ", root, 16) == (5, 6, 7)
+    assert len(root) == 48
+    pack = section(data, "packs")
+    at, name, label = struct.unpack_from("<QII", pack)
+    assert strings[at : at + name] == b"ab/abcd.pack"
+    assert strings[at + name : at + name + label] == b"demo-1.0"
+    assert struct.unpack_from("<QqqQ", pack, 16) == (1000, 19, 20, 21)
+
+
+def test_vnode_is_56_bytes_and_stamps_stand_beside_it() -> None:
+    """The vnode of /p/app.py, by the offsets of FORMAT.md 3.5."""
+    data = m.encode(example())
+    index = sorted(os.fsencode(f.path) for f in example().files).index(b"/p/app.py")
+
+    vnode = section(data, "vnodes")[56 * index : 56 * (index + 1)]
+    assert vnode[0:32] == b"\x22" * 32
+    assert struct.unpack_from("<QqIHH", vnode, 32) == (30, 14, 0o100755, 4, 0)
+    assert struct.unpack_from("<qQ", section(data, "stamps"), 16 * index) == (15, 16)
+
+
+def test_block_and_module_records_have_the_documented_words() -> None:
+    """The block of /p, found through slots, offsets and folders as a reader would, word by word."""
+    data = m.encode(example())
+    slots = struct.unpack(f"<{len(section(data, 'slots')) // 4}I", section(data, "slots"))
+    offsets = struct.unpack(f"<{len(section(data, 'path_offsets')) // 8}Q", section(data, "path_offsets"))
+    paths = section(data, "paths")
+    slot = m.siphash(b"/p") % len(slots)
+    while paths[offsets[slots[slot] - 1] : offsets[slots[slot]]] != b"/p":
+        slot = (slot + 1) % len(slots)
+    index = slots[slot] - 1
+    (place,) = struct.unpack_from("<Q", section(data, "folders"), 8 * index)
+
+    block = section(data, "blocks")[place - 1 :]
+    check, size, count, root = struct.unpack_from("<QQQQ", block)
+    assert check == m.siphash(block[8:size])
+    assert (count, root) == (3, 0)
+    assert struct.unpack_from("<qqQQQ", block, 32) == (5, 6, 7, index, len(b"app\0pkg\0") + 1)
+    words = struct.unpack_from("<10Q", block, 72)
+    assert words[0] == 16 | 4 << 16 | 0 << 24 | 1 << 32
+    assert words[1:9] == (176, 50, 14, 15, 16, 30, 0xAAAA, 0xBBBB)
+    assert block[72 + 3 * 80 :].startswith(b"app\0pkg\0")
+
+
+def test_decode_gives_back_what_was_encoded() -> None:
+    """Encoding and decoding are inverse, paths sorted."""
+    decoded = m.decode(m.encode(example()))
+
+    assert m.encode(decoded) == m.encode(example())
+    assert [f.path for f in decoded.folders] == ["/p", "/p/pkg"]
+    assert decoded.folders[0].modules[2].tail == "\udcff"
+    assert decoded.build == BUILD
+    assert decoded.prefix == "/env"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_manifests_are_refused_or_read_never_worse(data: st.DataObject) -> None:
+    """Flipped, cut or grown bytes give StoreCorrupt or a manifest, in the reference and in the hook."""
+    raw = bytearray(m.encode(example()))
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    cut = data.draw(st.integers(0, len(raw)))
+    for version in (bytes(raw), bytes(raw[:cut]), bytes(raw) + b"\0" * 8):
+        try:
+            m.decode(version)
+        except StoreCorrupt:
+            pass
+
+
+@pytest.fixture(scope="module")
+def hook() -> ModuleType:
+    """The hook's own reader, imported as an ordinary module."""
+    import velo_import.hook.manifest as reader
+
+    return reader
+
+
+def write_private(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    path.chmod(0o444)
+    return str(path)
+
+
+def test_hook_reads_the_same_bytes(tmp_path: Path, hook: ModuleType) -> None:
+    """The hook's reader and the reference agree on every folder, module, root and pack."""
+    path = write_private(tmp_path / "m.velo", m.encode(example()))
+    reader = hook.Manifest(path, str(tmp_path), BUILD.identity())
+    decoded = m.decode(m.encode(example()))
+
+    assert reader.prefix() == b"/env"
+    assert reader.root(0) == ("/p", m.STAT, 5, 6, 7)
+    assert reader.pack_name(0) == "ab/abcd.pack"
+    for folder in decoded.folders:
+        block = reader.block(os.fsencode(folder.path))
+        assert (block.mtime, block.ctime, block.ino, block.root) == (*folder[2:5], folder.root)
+        assert list(block.table) == [module.tail for module in folder.modules]
+        for module in folder.modules:
+            words = block.records[block.table[module.tail] :][:10]
+            assert words[0] == (
+                module.mask | (module.suffix + 1) << 16 | module.flags << 24 | (module.pack + 1) << 32
+            )
+            assert (words[1], words[2], words[7], words[8]) == module[6:10]
+    assert reader.block(b"/p/app.py") is None
+    assert reader.block(b"/nowhere") is None
+
+
+def test_hook_and_reference_agree_on_names(hook: ModuleType) -> None:
+    """Identity and folder name of an environment are the same bytes on both sides."""
+    import velo_import.hook.install as install
+
+    magic = __import__("importlib.util").util.MAGIC_NUMBER
+    tag = sys.implementation.cache_tag
+    own = m.Build(tag, magic, sys.flags.optimize, sys.abiflags, SUFFIXES)
+
+    assert install.build_identity(list(SUFFIXES)) == own.identity()
+    assert install.manifest_key(own.identity(), os.fsencode(sys.prefix)) == m.manifest_key(own, sys.prefix)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda d: d[:100], "not a manifest"),
+        (lambda d: d[:-8], "damaged"),
+        (lambda d: b"X" + d[1:], "not a manifest"),
+        (lambda d: d[:8] + b"\x02" + d[9:], "not a manifest"),
+        (lambda d: d[:12] + b"\x01" + d[13:], "not a manifest"),
+        (lambda d: d[:50] + bytes([d[50] ^ 1]) + d[51:], "damaged"),
+        (lambda d: d + bytes(8), "damaged"),
+        (lambda d: b"", "not a manifest"),
+    ],
+)
+def test_hook_refuses_damaged_manifests(
+    tmp_path: Path, hook: ModuleType, damage: object, reason: str
+) -> None:
+    """Each kind of damage at open has its reason, and none of them is an exception of another type."""
+    path = write_private(tmp_path / "m.velo", damage(m.encode(example())))  # type: ignore[operator]
+
+    with pytest.raises(hook.Unusable, match=reason):
+        hook.Manifest(path, str(tmp_path), BUILD.identity())
+
+
+def test_hook_refuses_other_builds_and_open_permissions(tmp_path: Path, hook: ModuleType) -> None:
+    """A manifest of another build, or one that others may write, is not used."""
+    path = write_private(tmp_path / "m.velo", m.encode(example()))
+
+    with pytest.raises(hook.Unusable, match="build"):
+        hook.Manifest(path, str(tmp_path), BUILD._replace(optimisation=1).identity())
+    Path(path).chmod(0o666)
+    with pytest.raises(hook.Unusable, match="owner"):
+        hook.Manifest(path, str(tmp_path), BUILD.identity())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(216, 4000), st.integers(0, 7))
+def test_hook_survives_any_flipped_bit(tmp_path_factory: pytest.TempPathFactory, at: int, bit: int) -> None:
+    """Whatever bit is flipped: the hook's reader misses or answers, and what it answers is checksummed."""
+    import velo_import.hook.manifest as reader_module
+
+    raw = bytearray(m.encode(example()))
+    raw[at % len(raw)] ^= 1 << bit
+    folder = tmp_path_factory.mktemp("flip")
+    path = write_private(folder / "m.velo", bytes(raw))
+    truth = m.decode(m.encode(example())).folders[0]
+    try:
+        reader = reader_module.Manifest(path, str(folder), BUILD.identity())
+        block = reader.block(b"/p")
+    except (reader_module.Unusable, IndexError, ValueError):
+        return
+    if block is not None:
+        assert list(block.table) == [module.tail for module in truth.modules]
+
+
+def test_candidates_follow_the_standard_finder() -> None:
+    """Each name a listing offers gets the mask of its forms; dotted stems cannot be imported."""
+    names = ["a.py", "a.abi3.so", "a", "b.pyc", "c.txt", "d.e.py", ".py", "f.cpython-312-x86_64-linux-gnu.so"]
+
+    assert m.candidates(names, SUFFIXES) == {"a": 1 | 2 << 3 | 2 << 1, "b": 2 << 4, "f": 2}

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which door a command takes: `run` and `learn` are start-up code and skip the command line's machinery.
+"""Which door a command takes: `velo run` is start-up code, and skips the command line's machinery.
 
-Knows only the first word. `velo run` execs the program, so it must not import click or anything else that
-is slow.
+Knows only the first word: `run` must not import click or anything else that is slow.
 """
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # collections.abc would import collections, 1.5 ms
+    from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

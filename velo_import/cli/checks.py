@@ -228,7 +228,7 @@ def hook(interpreter: Interpreter, settings: Settings, environ: dict[str, str]) 
             record: dict[str, Any] = json.loads(Path(target).read_text(encoding="utf-8").splitlines()[0])
         except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
             if Path(settings.home).exists():
-                hint = "look for a sitecustomize or .pth that replaces sys.path_hooks, and at the store's permissions"
+                hint = "look for a .pth that replaces sys.path_hooks, and at the store's owner and mode"
                 yield fail("hook", "does not install itself in this interpreter", hint)
             else:
                 yield ok("hook", "waits for a store", "`velo run` makes it")

@@ -43,7 +43,7 @@ def show(as_json: bool) -> None:
 @json_flag
 def path(as_json: bool) -> None:
     """The files that are read here, strongest first."""
-    found = [file.path for file in configuration_files(current_folder(), os.environ)]
+    found = [path for _, path in configuration_files(current_folder(), os.environ)]
     if as_json:
         render.data({"files": found, "user_file": user_file(os.environ)})
         return

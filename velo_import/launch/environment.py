@@ -6,8 +6,13 @@ The surprise: an empty entry of PYTHONPATH means the current folder, so no separ
 and none that the user left dangling may be lost.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # collections.abc would import collections, 1.5 ms
+    from collections.abc import Mapping
 
 
 def child_environment(

@@ -6,12 +6,17 @@ This is start-up code: every import here is paid by every run (tests/test_launch
 parses its own four options, and reads configuration files only where they exist.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping, Sequence
 
 from ..config.paths import configuration_files, default_home
 from .environment import child_environment, is_disabled
 from .injection import injection_folder, prepare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # collections.abc would import collections, 1.5 ms
+    from collections.abc import Mapping, Sequence
 
 CANNOT_START, NOT_FOUND = 126, 127
 USAGE = "velo run [--manifest FILE] [--check auto|stat|root|none] -- COMMAND [ARGUMENTS...]"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.arms import CHECKOUT
+from bench.figures import times
 from bench.goals import verdicts
 
 _RESULTS = CHECKOUT / "bench" / "results"
@@ -98,7 +99,7 @@ def chart(record: Mapping[str, Any]) -> str:
     panel_height = 62 + (rows + 1) * _ROW + 26
     panel_width = (_WIDTH - _MARGIN * (_COLUMNS + 1)) / _COLUMNS
     lines = (len(panels) + _COLUMNS - 1) // _COLUMNS
-    height = 64 + lines * panel_height + 66
+    height = 64 + lines * panel_height + 70
     machine = record["machine"]
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}"'
@@ -117,33 +118,20 @@ def chart(record: Mapping[str, Any]) -> str:
         x = _MARGIN + (number % _COLUMNS) * (panel_width + _MARGIN)
         y = 64 + (number // _COLUMNS) * panel_height
         out += _panel(name, cell, x, y, panel_width, top)
-    y = height - 46
-    out.append(
-        _text(
-            _MARGIN,
-            y,
-            f"bar: plain / velo, {record['statistic'].split(',')[0]} per arm, interleaved;"
-            " thin line: 90 % interval; upright mark: the same including the launch of `velo run`",
-            "soft",
-        )
-    )
     facts = f"{machine.get('cpu_model_name', 'unknown processor')}, {machine.get('cpu_count', '?')} cores"
-    out.append(
-        _text(
-            _MARGIN,
-            y + 17,
-            f"{facts}, {machine.get('platform', '')}; {record['date']}; conditions of each"
-            " cell: docs/benchmarks.md",
-            "soft",
-        )
+    notes = (
+        f"bar: plain / velo, {record['statistic'].split(',')[0]} per arm, interleaved; thin line: 90 % interval",
+        "upright mark: the same with the launch of `velo run` included",
+        f"{facts}, {machine.get('platform', '')}; {record['date']}; conditions of each cell: docs/benchmarks.md",
     )
+    out += [_text(_MARGIN, height - 54 + row * 17, note, "soft") for row, note in enumerate(notes)]
     out.append("</svg>\n")
     return "\n".join(out)
 
 
 def _summary(record: Mapping[str, Any]) -> str:
     means = ", ".join(
-        f"{_TITLES.get(n, n)} {c['geometric_mean']['velo']:.2f}x" for n, c in _measured(record).items()
+        f"{_TITLES.get(n, n)} {times(c['geometric_mean']['velo'])}" for n, c in _measured(record).items()
     )
     return f"Start-up speed-up with Velo, geometric means: {means}"
 
@@ -154,7 +142,7 @@ def _panel(name: str, cell: Mapping[str, Any], x: float, y: float, width: float,
     bars = {program: found["ratios"] for program, found in cell["programs"].items()}
     bottom = y + 40 + len(bars) * _ROW
     yield _text(x, y + 20, _TITLES.get(name, name), "title")
-    yield _text(x + width, y + 20, f"geometric mean {cell['geometric_mean']['velo']:.2f}x", "end")
+    yield _text(x + width, y + 20, f"geometric mean {times(cell['geometric_mean']['velo'])}", "end")
     step = 1 if top <= 6 else 2 if top <= 12 else 5
     for tick in [*range(0, int(top) + 1, step), *([1] if step > 1 else [])]:
         at = left + tick * scale
@@ -177,7 +165,7 @@ def _panel(name: str, cell: Mapping[str, Any], x: float, y: float, width: float,
                 f'<line class="run" stroke-width="2" x1="{at:.1f}" y1="{middle - 7:.1f}" x2="{at:.1f}"'
                 f' y2="{middle + 7:.1f}"/>'
             )
-        yield _text(x + width, middle + 4, f"{velo['ratio']:.2f}x", "end")
+        yield _text(x + width, middle + 4, f"{times(velo['ratio'])}", "end")
     yield _text((left + right) / 2, bottom + 34, "times faster than plain", "soft mid")
 
 
@@ -217,7 +205,7 @@ def _goals(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _all_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "## Losses\n"
     rows = [
-        (record["python"], name, arm, program, f"{cell['programs'][program]['ratios'][arm]['ratio']:.2f}x")
+        (record["python"], name, arm, program, times(cell["programs"][program]["ratios"][arm]["ratio"]))
         for record in records
         if record["kind"] == "startup"
         for name, cell in record["cells"].items()
@@ -252,7 +240,7 @@ def _startup(record: Mapping[str, Any]) -> Iterator[str]:
         arms = list(cell["geometric_mean"])
         head = ["program", "plain ms", *(f"{arm} ms" for arm in arms), *(f"plain / {arm}" for arm in arms)]
         rows = [_program_row(program, found, arms) for program, found in cell["programs"].items()]
-        means = [f"**{cell['geometric_mean'][arm]:.2f}x**" for arm in arms]
+        means = [f"**{times(cell['geometric_mean'][arm])}**" for arm in arms]
         rows.append(["geometric mean", "", *("" for _ in arms), *means])
         yield from _table(head, rows, "l" + "r" * (len(head) - 1))
         yield from _counts(cell)
@@ -268,7 +256,7 @@ def _program_row(program: str, found: Mapping[str, Any], arms: Sequence[str]) ->
     ratios = []
     for arm in arms:
         ratio = found["ratios"][arm]
-        text = f"{ratio['ratio']:.2f}x ({ratio['low']:.2f}-{ratio['high']:.2f})"
+        text = f"{times(ratio['ratio'])} ({ratio['low']:.2f}-{ratio['high']:.2f})"
         ratios.append(f"**{text} slower**" if ratio["ratio"] < 1 else text)
     return [program, *times, *ratios]
 

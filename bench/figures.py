@@ -80,6 +80,11 @@ def speedup(plain: Sequence[float], other: Sequence[float], *, resamples: int = 
     }
 
 
+def times(ratio: float) -> str:
+    """`1.25x`; a loss that two digits would round to `1.00x` gets more of them."""
+    return f"{ratio:.4f}x" if 0.995 <= ratio < 1 else f"{ratio:.2f}x"
+
+
 def losses(ratios: Mapping[str, Ratio]) -> list[str]:
     """The programs that an arm made slower, slowest first."""
     return sorted(

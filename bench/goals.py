@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from bench.figures import times
+
 _SLOW_PROGRAMS = ("boto3", "django", "sympy")
 
 
@@ -47,17 +49,17 @@ def _startup(record: Mapping[str, Any]) -> Iterator[Verdict]:
         if name not in cells:
             continue
         mean = cells[name]["geometric_mean"]["velo"]
-        yield Verdict(f"{name}: geometric mean >= {mean_goal:g}x", f"{mean:.2f}x", mean >= mean_goal)
+        yield Verdict(f"{name}: geometric mean >= {mean_goal:g}x", f"{times(mean)}", mean >= mean_goal)
         if each_goal:
             ratios = _ratios(cells[name])
             worst = min(ratios, key=lambda program: ratios[program])
-            text = f"{ratios[worst]:.2f}x ({worst})"
+            text = f"{times(ratios[worst])} ({worst})"
             yield Verdict(f"{name}: no program below {each_goal:.2f}x", text, ratios[worst] >= each_goal)
     if "slowfs-1ms" in cells:
         ratios = _ratios(cells["slowfs-1ms"])
         for program in _SLOW_PROGRAMS:
             if program in ratios:
-                measured = f"{ratios[program]:.2f}x"
+                measured = times(ratios[program])
                 yield Verdict(f"slowfs-1ms: {program} >= 4x", measured, ratios[program] >= 4.0)
 
 

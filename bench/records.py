@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,6 @@ _DESCRIBES_SPEED = (
     "cpu_freq",
     "cpu_model_name",
     "load_avg_1min",
-    "platform",
 )
 
 
@@ -40,6 +40,8 @@ def machine() -> dict[str, Any]:
     """pyperf's view of this machine, without names."""
     known = pyperf.Run([1.0], metadata={"name": "machine"}, collect_metadata=True).get_metadata()
     facts: dict[str, Any] = {name: known[name] for name in _DESCRIBES_SPEED if name in known}
+    release = ".".join(os.uname().release.split(".")[:2])
+    facts["platform"] = f"Linux {release} {os.uname().machine}, {' '.join(platform.libc_ver())}"
     facts["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1)
     return facts
 
@@ -56,10 +58,15 @@ def header(kind: str, module: str, arguments: Sequence[str]) -> dict[str, Any]:
         "schema": SCHEMA,
         "kind": kind,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": shlex.join(["python", "-m", module, *arguments]),
+        "command": shlex.join(["python", "-m", module, *map(_without_folders, arguments)]),
         "machine": machine(),
         "busy": too_busy(),
     }
+
+
+def _without_folders(word: str) -> str:
+    """Absolute paths name somebody's machine; their last part is enough."""
+    return os.path.basename(word) if os.path.isabs(word) else word
 
 
 def save(path: Path, record: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from bench import cells, records, slowfs
 from bench.arms import CHECKOUT, Arm, Velo, arms_of, clean_variables, find_velo, read_stats
 from bench.environment import work_folder
-from bench.figures import Ratio, geometric_mean, losses, speedup, spread
+from bench.figures import Ratio, geometric_mean, losses, speedup, spread, times
 from bench.interpreters import find_interpreter
 from bench.measure import BenchmarkFault, Sample, become_subreaper, run, settle
 from bench.programs import EXTRA, PROGRAMS, write_program
@@ -245,14 +245,14 @@ def render(name: str, summary: Mapping[str, Any]) -> str:
     for program, found in summary["programs"].items():
         line = f"{program:<12}{_milliseconds(found['arms']['plain']):>24}"
         for arm in arms:
-            line += f"{_milliseconds(found['arms'][arm]):>24}{found['ratios'][arm]['ratio']:>11.2f}x"
+            line += f"{_milliseconds(found['arms'][arm]):>24}{times(found['ratios'][arm]['ratio']):>12}"
         lines.append(line)
     for arm in arms:
         slower = ", ".join(
-            f"{p} {summary['programs'][p]['ratios'][arm]['ratio']:.2f}x" for p in summary["losses"][arm]
+            f"{p} {times(summary['programs'][p]['ratios'][arm]['ratio'])}" for p in summary["losses"][arm]
         )
         lines.append(
-            f"{arm}: geometric mean {summary['geometric_mean'][arm]:.2f}x; losses: {slower or 'none'}"
+            f"{arm}: geometric mean {times(summary['geometric_mean'][arm])}; losses: {slower or 'none'}"
         )
     return "\n".join(lines)
 

@@ -241,7 +241,7 @@ def test_plain_runs_are_kept_in_our_format_and_in_pyperfs(tmp_path: Path) -> Non
     assert result["cells"]["warm"]["programs"]["stdlib"]["arms"]["plain"]["runs"] == 2
     suite = pyperf.BenchmarkSuite.load(str(tmp_path / "out.plain.pyperf.json"))
     assert suite.get_benchmark("warm/stdlib").get_nvalue() == 2
-    assert str(tmp_path) not in (tmp_path / "out.json").read_text().replace(result["command"], "")
+    assert str(tmp_path) not in (tmp_path / "out.json").read_text()
 
 
 def test_all_arms_behave_alike_and_velo_serves(tmp_path: Path) -> None:

@@ -119,10 +119,11 @@ def chart(record: Mapping[str, Any]) -> str:
         y = 64 + (number // _COLUMNS) * panel_height
         out += _panel(name, cell, x, y, panel_width, top)
     facts = f"{machine.get('cpu_model_name', 'unknown processor')}, {machine.get('cpu_count', '?')} cores"
+    statistic = record["statistic"].split(",")[0]
     notes = (
-        f"bar: plain / velo, {record['statistic'].split(',')[0]} per arm, interleaved; thin line: 90 % interval",
+        f"bar: plain / velo, {statistic} per arm, interleaved; thin line: 90 % interval",
         "upright mark: the same with the launch of `velo run` included",
-        f"{facts}, {machine.get('platform', '')}; {record['date']}; conditions of each cell: docs/benchmarks.md",
+        f"{facts}, {machine.get('platform', '')}; {record['date']}; conditions: docs/benchmarks.md",
     )
     out += [_text(_MARGIN, height - 54 + row * 17, note, "soft") for row, note in enumerate(notes)]
     out.append("</svg>\n")
@@ -252,13 +253,13 @@ def _startup(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _program_row(program: str, found: Mapping[str, Any], arms: Sequence[str]) -> list[str]:
-    times = [_span(found["arms"][arm], 1e3, 1) for arm in ("plain", *arms)]
+    milliseconds = [_span(found["arms"][arm], 1e3, 1) for arm in ("plain", *arms)]
     ratios = []
     for arm in arms:
         ratio = found["ratios"][arm]
         text = f"{times(ratio['ratio'])} ({ratio['low']:.2f}-{ratio['high']:.2f})"
         ratios.append(f"**{text} slower**" if ratio["ratio"] < 1 else text)
-    return [program, *times, *ratios]
+    return [program, *milliseconds, *ratios]
 
 
 def _counts(cell: Mapping[str, Any]) -> Iterator[str]:

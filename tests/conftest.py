@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the user stories: an interpreter, a small project, and ways to run it with and without Velo.
 
-A story that asks for `python` runs on the newest installed interpreter; on every other one as well when it is marked
-`core`, and otherwise when the slow tests are asked for (`-m slow`). So the suite stays short and nothing is left out.
+A story that asks for `python` runs on the newest installed interpreter; on every other one as well when it is
+marked `core`, and otherwise when the slow tests are asked for (`-m slow`). So the suite stays short and
+nothing is left out.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the hook costs before the program's first line: no module that Python has not loaded, few system calls."""
+"""What the hook costs before the program's first line: no module that Python has not loaded, few system
+calls.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def test_system_calls_of_the_install(tree: Tree, velo: Velo) -> None:
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 def test_serving_asks_less_than_plain_python(tree: Tree, velo: Velo) -> None:
-    """A program of many modules makes fewer file-related system calls with Velo than without, install included."""
+    """A program of many modules makes fewer file-related system calls with Velo than without, install
+    included.
+    """
     app = "import json, argparse, logging, unittest, email.message, http.client, box.a, box.b, box.c\n"
     tree.write({"app.py": app, "box/__init__.py": "", **{f"box/{name}.py": "" for name in "abc"}})
     velo.both("app.py", served=40)
@@ -103,7 +107,7 @@ def test_serving_asks_less_than_plain_python(tree: Tree, velo: Velo) -> None:
 
 
 def test_nothing_is_mapped_or_open_in_vain(tree: Tree, velo: Velo) -> None:
-    """The hook keeps no descriptor open, and maps nothing of a store that knows nothing of this environment."""
+    """The hook keeps no descriptor open, and maps nothing that it does not use."""
     program = """
         import os
         print(sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd > "2"

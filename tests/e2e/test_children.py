@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that start programs: whatever way a child comes to life, it is accelerated, and it tells the same story."""
+"""Programs that start programs: whatever way a child comes to life, it is accelerated, and it tells the same
+story.
+"""
 
 from __future__ import annotations
 

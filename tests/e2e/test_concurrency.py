@@ -11,7 +11,7 @@ from tests.support.tree import Tree
 
 @pytest.mark.core
 def test_threads_import_at_once(tree: Tree, velo: Velo) -> None:
-    """Many threads import overlapping packages: each body runs once, every thread sees the finished module."""
+    """Many threads import overlapping packages: each body runs once, all threads see it finished."""
     count = 30
     tree.write(
         {
@@ -112,7 +112,8 @@ SUBINTERPRETER = """
     import part
     for _ in range(3):
         one = create()
-        problem = run(one, "import part, box.deep, json; print(part.VALUE, part.__file__, len(box.__path__), flush=True)")
+        text = "import part, box.deep, json; print(part.VALUE, part.__file__, len(box.__path__), flush=True)"
+        problem = run(one, text)
         assert problem is None, problem
         destroy(one)
     import box.deep

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Never stale: whatever changes on disk after learning, the program sees what plain Python would see, or better."""
+"""Never stale: whatever changes on disk after learning, the program sees what plain Python would see, or
+better.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def test_replaced_file_with_the_same_times(tree: Tree, velo: Velo) -> None:
 
 
 def test_stale_bytecode_file_is_no_worse_than_plain(tree: Tree, velo: Velo) -> None:
-    """With a bytecode file that fools plain Python, Velo answers right or as plain Python does, never from memory."""
+    """With a bytecode file that fools plain Python, Velo answers right or as plain Python does, never from
+    memory.
+    """
     learned(tree, velo)
     tree.write_unnoticed("part.py", "VALUE = 'new'\n")
     plain = velo.plain("app.py").stdout.split()[0]
@@ -293,7 +297,8 @@ def test_two_projects_share_nothing_wrong(tree: Tree, velo: Velo) -> None:
 
 def test_equal_text_at_two_places(tree: Tree, velo: Velo) -> None:
     """Two files of the same text share bytecode, and each still knows its own name."""
-    text = "import sys\ndef where():\n    return where.__code__.co_filename, sys._getframe().f_code.co_filename\n"
+    text = "import sys\n"
+    text += "def where():\n    return where.__code__.co_filename, sys._getframe().f_code.co_filename\n"
     tree.write({"app.py": "import a, b; print(a.where(), b.where())", "a.py": text, "b.py": text})
 
     velo.both("app.py", served=2)

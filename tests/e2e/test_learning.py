@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning happens behind the user's back: after the program, once, quietly, without keeping anybody waiting."""
+"""Learning happens behind the user's back: after the program, once, quietly, keeping nobody waiting."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_ingest_then_first_run_is_served(tree: Tree, velo: Velo) -> None:
 
 
 def test_ingest_of_an_environment(tree: Tree, velo: Velo, python: Path, site_packages: Tree) -> None:
-    """After `velo ingest` of a virtual environment what is installed there is served from the first run on."""
+    """After `velo ingest` of a virtual environment what is installed there is served at once."""
     site_packages.write({"library/__init__.py": "from library import deep\n", "library/deep.py": ""})
     tree.write({"app.py": "import library, json; print(library.deep.__file__)"})
     result = velo.command("ingest", python.parents[1])
@@ -180,7 +180,9 @@ def test_inherited_descriptors_are_not_kept(tree: Tree, velo: Velo) -> None:
 
 
 def test_learner_is_out_of_the_way(tree: Tree, velo: Velo) -> None:
-    """The learner has left the session, the terminal, the process group and the current folder of the program."""
+    """The learner has left the session, the terminal, the process group and the current folder of the
+    program.
+    """
     tree.write(APP)
     velo.run("app.py")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where modules may come from: editable installs, `.pth` files, archives, namespaces, and a path that moves."""
+"""Where modules may come from: editable installs, `.pth` files, archives, namespaces, a moving path."""
 
 from __future__ import annotations
 
@@ -190,7 +190,8 @@ def test_package_path_changes_at_run_time(tree: Tree, velo: Velo) -> None:
     tree.write(
         {
             "app.py": "import box.far, box.near; print(box.far.__file__, box.near.__file__)",
-            "box/__init__.py": "import os\n__path__.insert(0, os.path.join(os.path.dirname(__file__), 'elsewhere'))\n",
+            "box/__init__.py": "import os\nhere = os.path.dirname(__file__)\n"
+            "__path__.insert(0, os.path.join(here, 'elsewhere'))\n",
             "box/near.py": "",
             "box/elsewhere/far.py": "",
         }
@@ -338,7 +339,7 @@ def test_path_hooks_of_the_user(tree: Tree, velo: Velo) -> None:
 
 
 def test_meta_path_finder_of_the_user(tree: Tree, velo: Velo) -> None:
-    """A program's own finder in front sees every name; one that wraps PathFinder gets PathFinder's answers."""
+    """A program's own finder in front sees every name; one that wraps PathFinder gets its answers."""
     tree.write(
         {
             "app.py": """
@@ -413,7 +414,7 @@ def test_extension_modules(tree: Tree, velo: Velo) -> None:
                         print(name, error)
                     else:
                         spec = module.__spec__
-                        print(name, spec.origin, spec.cached, type(module.__loader__).__mro__[-3:], module.__doc__)
+                        print(name, spec.origin, spec.cached, type(module.__loader__).__mro__[-3:])
                 """
         }
     )

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every way to start a Python program: the first run is as without Velo, the second is served, the answer is one."""
+"""Every way to start a Python program: the first run is as without Velo, the second is served, the answer is
+one.
+"""
 
 from __future__ import annotations
 
@@ -157,7 +159,7 @@ def test_program_that_is_not_python(velo: Velo) -> None:
 
 
 def test_command_that_cannot_start(tree: Tree, velo: Velo) -> None:
-    """127 for a command that does not exist, 126 for one that is not executable, and one line that says so."""
+    """127 for a command that does not exist, 126 for one that is not executable, and a line that says so."""
     tree.write({"data.txt": "not a program"})
     (tree / "data.txt").chmod(stat.S_IRUSR)
 

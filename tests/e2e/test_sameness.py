@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accelerate, do not relocate: whatever a program can ask about its modules has the answer it had without Velo."""
+"""Accelerate, do not relocate: whatever a program can ask about its modules has the answer it had without
+Velo.
+"""
 
 from __future__ import annotations
 
@@ -51,13 +53,14 @@ def test_what_a_module_knows_of_itself(tree: Tree, velo: Velo) -> None:
                 import box, box.part, box.sub.leaf, single
                 for module in (box, box.part, box.sub, box.sub.leaf, single, json, json.decoder):
                     spec, loader = module.__spec__, module.__loader__
-                    print(module.__name__, module.__package__, module.__file__, module.__doc__ and module.__doc__[:9])
+                    print(module.__name__, module.__package__, module.__file__, str(module.__doc__)[:9])
                     print(getattr(module, "__cached__", None), getattr(module, "__path__", None))
                     print(spec.name, spec.origin, spec.cached, spec.parent, spec.has_location)
                     print(spec.submodule_search_locations, spec.loader_state, spec.loader is loader)
                     print(spec._initializing, spec._set_fileattr)
                     print(isinstance(loader, importlib.machinery.SourceFileLoader), loader.name, loader.path)
-                    print(loader.get_filename(), loader.is_package(module.__name__), loader.get_source(module.__name__)[:30])
+                    print(loader.get_filename(), loader.is_package(module.__name__))
+                    print(loader.get_source(module.__name__)[:30])
                     print(loader.get_data(module.__file__)[:30], loader.get_code(module.__name__).co_filename)
                     print(sorted(vars(module)), list(vars(module)) == list(vars(module)))
                     print(repr(module))
@@ -70,7 +73,9 @@ def test_what_a_module_knows_of_itself(tree: Tree, velo: Velo) -> None:
 
 @pytest.mark.core
 def test_state_of_the_interpreter(tree: Tree, velo: Velo) -> None:
-    """`sys.path`, `sys.modules` and the rest are equal; of `sys.meta_path` only one finder more, before PathFinder."""
+    """`sys.path`, `sys.modules` and the rest are equal; of `sys.meta_path` only one finder more, before
+    PathFinder.
+    """
     tree.write(
         {
             "app.py": """
@@ -237,7 +242,8 @@ def test_source_of_served_modules(tree: Tree, velo: Velo) -> None:
             "app.py": """
                 import inspect, linecache, box, box.part
                 print(inspect.getsource(box.part.plain), inspect.getsourcefile(box.part.Thing))
-                print(inspect.getfile(box), inspect.getmodule(box.part.plain), inspect.signature(box.part.plain))
+                print(inspect.getfile(box), inspect.getmodule(box.part.plain))
+                print(inspect.signature(box.part.plain))
                 print(inspect.getsourcelines(box.part.Thing.method), inspect.getcomments(box.part.fails))
                 print(inspect.getmodulename(box.part.__file__), inspect.getdoc(box), inspect.getsource(box))
                 print(linecache.getline(box.part.__file__, 3), box.part.Thing().method())
@@ -252,7 +258,9 @@ def test_source_of_served_modules(tree: Tree, velo: Velo) -> None:
 
 @pytest.mark.core
 def test_package_tools(tree: Tree, velo: Velo) -> None:
-    """`pkgutil`, `importlib.resources`, `importlib.util`, `importlib.metadata` and `runpy` on served packages."""
+    """`pkgutil`, `importlib.resources`, `importlib.util`, `importlib.metadata` and `runpy` on served
+    packages.
+    """
     tree.write(
         PACKAGE
         | {
@@ -262,7 +270,8 @@ def test_package_tools(tree: Tree, velo: Velo) -> None:
             "app.py": """
                 import importlib, importlib.metadata, importlib.resources, importlib.util, pkgutil, runpy, sys
                 import box, box.sub
-                print([(m.name, m.ispkg, m.module_finder) for m in pkgutil.walk_packages(box.__path__, "box.")])
+                for found in pkgutil.walk_packages(box.__path__, "box."):
+                    print(found.name, found.ispkg, found.module_finder)
                 print([m.name for m in pkgutil.iter_modules([sys.path[0]])])
                 print(pkgutil.get_data("box", "data.txt"), pkgutil.resolve_name("box.part:plain").__name__)
                 print(pkgutil.find_loader("box.part").path if hasattr(pkgutil, "find_loader") else "")
@@ -271,7 +280,7 @@ def test_package_tools(tree: Tree, velo: Velo) -> None:
                 print(files.joinpath("data.txt").read_text(), importlib.resources.files(box.sub) / "more.txt")
                 with importlib.resources.as_file(files / "data.txt") as path:
                     print(path)
-                for name in ("box", "box.part", "box.sub.leaf", "single", "missing", "json", "_json", "sys", "zlib"):
+                for name in "box box.part box.sub.leaf single missing json _json sys zlib".split():
                     spec = importlib.util.find_spec(name)
                     print(name, spec and (spec.origin, spec.cached, spec.submodule_search_locations))
                 print(importlib.metadata.version("thing"), importlib.metadata.files("thing"))
@@ -317,7 +326,9 @@ def test_reload(tree: Tree, velo: Velo) -> None:
 
 
 def test_pickles(tree: Tree, velo: Velo) -> None:
-    """Functions, classes and instances of served modules pickle to the same bytes and come back; loaders pickle too."""
+    """Functions, classes and instances of served modules pickle to the same bytes and come back; loaders
+    pickle too.
+    """
     tree.write(
         PACKAGE
         | {
@@ -364,7 +375,7 @@ def test_loader_by_hand(tree: Tree, velo: Velo) -> None:
                 lazy.loader = importlib.util.LazyLoader(lazy.loader)
                 module = importlib.util.module_from_spec(lazy); lazy.loader.exec_module(module)
                 print(module.VALUE)
-                print(spec.loader.source_to_code(b"1").co_filename if 0 else spec.loader.path_stats(spec.origin)["size"])
+                print(spec.loader.path_stats(spec.origin)["size"])
                 """
         }
     )
@@ -401,7 +412,7 @@ def test_order_of_imports(tree: Tree, velo: Velo) -> None:
                     importlib.import_module(name)
                 print(list(sys.modules))
                 for name, module in list(sys.modules.items()):
-                    print(name, getattr(module, "__file__", None), list(vars(module)) if name != "__main__" else "")
+                    print(name, getattr(module, "__file__", None), name == "__main__" or list(vars(module)))
                 """
         }
     )
@@ -417,8 +428,10 @@ def test_shared_constants_stay_shared(tree: Tree, velo: Velo) -> None:
         {
             "app.py": """
                 import one, two
-                print(one.NAME is two.NAME, one.KEY is two.KEY, one.f.__code__.co_names[0] is two.f.__code__.co_names[0])
-                print(one.EMPTY is two.EMPTY, one.NUMBER is two.NUMBER, one.f.__defaults__ == two.f.__defaults__)
+                print(one.NAME is two.NAME, one.KEY is two.KEY)
+                print(one.f.__code__.co_names[0] is two.f.__code__.co_names[0])
+                print(one.EMPTY is two.EMPTY, one.NUMBER is two.NUMBER)
+                print(one.f.__defaults__ == two.f.__defaults__)
                 """,
             **{
                 f"{name}.py": "NAME = 'identifier_like'\nKEY = 'x'\nEMPTY = ()\nNUMBER = 5\n"
@@ -438,7 +451,8 @@ def test_unusual_sources(tree: Tree, velo: Velo) -> None:
         {
             "app.py": """
                 import latin, bom, crlf, empty, long, nested, future, star
-                print(ascii(latin.VALUE), bom.VALUE, repr(crlf.VALUE), len(vars(empty)), len(vars(long)), nested.VALUE)
+                print(ascii(latin.VALUE), bom.VALUE, repr(crlf.VALUE), nested.VALUE)
+                print(len(vars(empty)), len(vars(long)))
                 print(future.f.__annotations__, star.__all__, star.hidden())
                 """,
             "latin.py": "# coding: latin-1\nVALUE = 'caf\xe9'\n".encode("latin-1"),
@@ -460,7 +474,7 @@ def test_main_is_importable_again(tree: Tree, velo: Velo) -> None:
     tree.write(
         PACKAGE
         | {
-            "app.py": "import sys\nprint(__name__)\nimport app, box.__init__\nprint(box.__init__ is box, app.__file__)\n",
+            "app.py": "print(__name__)\nimport app, box.__init__\nprint(box.__init__ is box, app.__file__)\n",
         }
     )
 
@@ -468,7 +482,9 @@ def test_main_is_importable_again(tree: Tree, velo: Velo) -> None:
 
 
 def test_audit_events(tree: Tree, velo: Velo) -> None:
-    """An audit hook is told of the same imports, compilations apart, and of the files that are opened for them."""
+    """An audit hook is told of the same imports, compilations apart, and of the files that are opened for
+    them.
+    """
     tree.write(
         PACKAGE
         | {
@@ -511,7 +527,9 @@ def test_coverage_like_tracing(tree: Tree, velo: Velo) -> None:
 
 
 def test_many_small_programs(tree: Tree, velo: Velo, interpreter: Interpreter) -> None:
-    """Standard library programs that print the same either way: json.tool, tokenize, dis, unittest, py_compile."""
+    """Standard library programs that print the same either way: json.tool, tokenize, dis, unittest,
+    py_compile.
+    """
     tree.write({"data.json": '{"a": [1, 2]}', "part.py": "VALUE = 1\n", "test_x.py": "import part\n"})
     for arguments in (
         ["-m", "json.tool", "data.json"],

@@ -117,7 +117,7 @@ def test_safe_path(tree: Tree, velo: Velo) -> None:
 
 
 def test_pythonpath_of_all_shapes(tree: Tree, velo: Velo) -> None:
-    """Empty entries, relative entries, duplicates and missing folders stay on the path as Python reads them."""
+    """Empty entries, relative entries, duplicates and missing folders stay on the path as Python has them."""
     tree.write(APP | {"lib/other.py": ""})
     for value in ("lib", "lib:", ":lib", "::", "lib:lib", "/no/such/folder:lib", "./lib/.:lib/../lib"):
         velo.both("app.py", env={"PYTHONPATH": value}, served=3)
@@ -216,7 +216,8 @@ def test_interpreter_state_is_untouched(tree: Tree, velo: Velo, interpreter: Int
         {
             "app.py": """
                 import gc, signal, sys, threading
-                print(sys.flags, sys.getrecursionlimit(), gc.get_threshold(), gc.isenabled(), gc.get_freeze_count())
+                print(sys.flags, sys.getrecursionlimit())
+                print(gc.get_threshold(), gc.isenabled(), gc.get_freeze_count())
                 print(sys.excepthook, sys.unraisablehook, sys.displayhook, sys.gettrace(), sys.getprofile())
                 print(threading.active_count(), [signal.getsignal(number) for number in (1, 2, 13, 15, 17)])
                 print(sys.dont_write_bytecode, sys.argv, sys.orig_argv, sys.executable, sys.prefix)

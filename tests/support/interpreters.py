@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Pythons of this machine: found by looking, never by a list of paths, and asked who they are.
 
-Knows where interpreters tend to live (PATH, pyenv, the system folders, a Debian sid root) and which of them Velo supports.
-What is run with them is the business of running.py. Surprise: those of the sid root exist only after `resolve()`, because
-making the root takes half a minute and collecting tests must not.
+Knows where interpreters tend to live (PATH, pyenv, the system folders, a Debian sid root) and which of them
+Velo supports. What is run with them is the business of running.py. Surprise: those of the sid root exist only
+after `resolve()`, because making the root takes half a minute and collecting tests must not.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Interpreter:
 
 
 def ask(path: Path) -> Interpreter | None:
-    """Who the executable says it is, or None when it does not answer like a Python outside of a virtual environment."""
+    """Who the executable says it is, or None when it does not answer like a Python outside of a virtual
+    environment.
+    """
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VELO_"))
     }
@@ -98,11 +100,10 @@ def pyenv_root() -> Path:
 
 
 def candidates() -> Iterator[Path]:
-    """Executables that may be Pythons, the likeliest first: the one running us, pyenv's, PATH, the system's."""
+    """Executables that may be Pythons, the likeliest first: our own, pyenv's, those on PATH, the system's."""
     yield Path(getattr(sys, "_base_executable", None) or sys.executable)
     pyenv = pyenv_root()
-    for version in sorted(pyenv.glob("versions/*/bin/python"), reverse=True):
-        yield version
+    yield from sorted(pyenv.glob("versions/*/bin/python"), reverse=True)
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
     for folder in [*folders, Path("/usr/local/bin"), Path("/usr/bin")]:
         if (
@@ -131,7 +132,9 @@ def installed() -> tuple[Interpreter, ...]:
 
 @functools.cache
 def supported() -> tuple[Interpreter, ...]:
-    """Those that Velo accelerates, the newest of this machine first, then older ones, then those of Debian sid."""
+    """Those that Velo accelerates, the newest of this machine first, then older ones, then those of Debian
+    sid.
+    """
     here = [each for each in reversed(installed()) if each.supported]
     names = {each.name for each in here}
     there = [Interpreter(version) for version in sid.VERSIONS]
@@ -146,6 +149,5 @@ def foreign() -> tuple[Interpreter, ...]:
 
 if __name__ == "__main__":
     for each in (*supported(), *foreign()):
-        print(
-            f"{each.name:10} {'supported' if each.supported else 'foreign':10} {each.path or 'in the Debian sid root'}"
-        )
+        kind = "supported" if each.supported else "foreign"
+        print(f"{each.name:10} {kind:10} {each.path or 'in the Debian sid root'}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs programs, with and without Velo, in the same clean environment, and says what came out.
 
-Knows how a child is started, where its statistics go and when its learner is done; what a story expects of them is the
-story's business. Surprise: `velo` is started from this checkout by location, so the tests need no installation and can
-never test another Velo than the one beside them.
+Knows how a child is started, where its statistics go and when its learner is done; what a story expects of
+them is the story's business. Surprise: `velo` is started from this checkout by location, so the tests need no
+installation and can never test another Velo than the one beside them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 LIMIT = 60  # Seconds. Nothing here takes two; what takes sixty hangs.
 # Set on many machines; each of them changes what a start-up does.
 UNWANTED = re.compile(r"PYTHON|VELO_|NODE_|VIRTUAL_ENV$|LD_PRELOAD$|COVERAGE_|PYTEST_|COLUMNS$")
-# -P keeps the current folder, which is the user's project, out of the path of Velo itself.
+# -I keeps the user's project and the user's PYTHONPATH out of Velo's own process.
 VELO = [
     sys.executable,
-    "-P",
+    "-I",
     "-c",
     f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); sys.argv[0] = 'velo'; "
     "from velo_import.__main__ import main; sys.exit(main())",
@@ -36,7 +36,9 @@ VELO = [
 
 @dataclass(frozen=True)
 class Result:
-    """What one program did: its output, its exit code and, when accelerated, one record for each of its processes."""
+    """What one program did: its output, its exit code and, when accelerated, one record for each of its
+    processes.
+    """
 
     stdout: str
     stderr: str
@@ -73,7 +75,9 @@ class Result:
 
 
 def clean_environment(home: Path, **extra: str | None) -> dict[str, str]:
-    """This process's environment without anything that changes how Python starts, and with a home folder of its own."""
+    """This process's environment without anything that changes how Python starts, and with a home folder of
+    its own.
+    """
     environment = {name: value for name, value in os.environ.items() if not UNWANTED.match(name)}
     environment.update(HOME=str(home), XDG_CACHE_HOME=str(home / ".cache"), LC_ALL="C.UTF-8")
     for name, value in extra.items():
@@ -127,7 +131,9 @@ def is_locked(path: Path) -> bool:
 
 
 class Velo:
-    """One store, one interpreter, one folder to stand in: plain runs, accelerated runs, and waiting for the learner."""
+    """One store, one interpreter, one folder to stand in: plain runs, accelerated runs, and waiting for the
+    learner.
+    """
 
     def __init__(self, folder: Path, python: Path, cwd: Path) -> None:
         self.folder = folder
@@ -143,7 +149,7 @@ class Velo:
         return clean_environment(self.user, **{**self.environment, **extra})
 
     def velo_environment(self, **extra: str | None) -> dict[str, str]:
-        return self.plain_environment(VELO_HOME=str(self.home), **extra)
+        return self.plain_environment(**{"VELO_HOME": str(self.home), **extra})
 
     def plain(
         self, *arguments: str | Path, env: Mapping[str, str | None] | None = None, **options: Any
@@ -207,10 +213,10 @@ class Velo:
         env: Mapping[str, str | None] | None = None,
         **options: Any,
     ) -> Both:
-        """Plain, accelerated and learning, accelerated and served: one answer, and at least `served` modules served.
+        """Plain, accelerated and learning, accelerated: one answer, and at least `served` modules served.
 
-        `same` is applied to both outputs before they are compared (addresses, times); `between` runs before each
-        accelerated run, to undo what the program itself changed.
+        `same` is applied to both outputs before they are compared (addresses, times); `between` runs before
+        each accelerated run, to undo what the program itself changed.
         """
         plain = self.plain(*arguments, env=env, **options)
         runs = []

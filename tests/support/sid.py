@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Debian sid root: the newest CPythons, made by debootstrap in half a minute and kept in a cache folder.
 
-`python -m tests.support.sid` makes it (or finds it) and prints its interpreters. Needs root, apt and a network; without
-them `Unavailable` says what was missing, and the tests skip with that reason.
+`python -m tests.support.sid` makes it (or finds it) and prints its interpreters. Needs root, apt and a
+network; without them `Unavailable` says what was missing, and the tests skip with that reason.
 
-Surprise: nothing is run by chroot. The interpreters are told by patchelf to use the loader and the libraries of their own
-root (DT_RPATH, which the extension modules inherit), so they are ordinary executables here: they see the same paths as the
-test, and the learner can run them by the path that it was told. Inside a chroot that path would mean nothing outside, and
-Velo with all its dependencies would have to be installed once more in there.
+Surprise: nothing is run by chroot. The interpreters are told by patchelf to use the loader and the libraries
+of their own root (DT_RPATH, which the extension modules inherit), so they are ordinary executables here: they
+see the same paths as the test, and the learner can run them by the path that it was told. Inside a chroot
+that path would mean nothing outside, and Velo with all its dependencies would have to be installed once more
+in there.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def interpreter(version: tuple[int, ...]) -> Path:
 
 @functools.cache
 def attempt() -> Path | str:
-    """The root, or the reason why there is none. Tried once in a session: a failure takes as long as a success."""
+    """The root, or the reason why there is none. Tried once in a session: a failure takes as long as a
+    success.
+    """
     try:
         return ready()
     except Unavailable as reason:
@@ -119,7 +122,8 @@ def detach(place: Path, executable: Path) -> None:
         str(loaders[0]),
         str(executable),
     )
-    # Debian's own sitecustomize is a link to /etc; keep it inside, it is a real case of one that we must chain to.
+    # Debian's own sitecustomize is a link to /etc; keep it inside, it is a real case of one that we must
+    # chain to.
     for link in (place / "usr" / "lib" / executable.name).iterdir():
         if link.is_symlink() and os.readlink(link).startswith("/"):
             target = place / os.readlink(link).lstrip("/")

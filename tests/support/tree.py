@@ -36,7 +36,7 @@ class Tree:
         return self
 
     def write_unnoticed(self, name: str, content: str) -> Tree:
-        """Replace a file in place, then set its times back: only ctime can tell, as after a same-second edit."""
+        """Replace a file in place, then set its times back: only ctime can tell, as in a same-second edit."""
         path = self.folder / name
         before = path.stat()
         with open(path, "r+b") as file:  # Same inode: editors and `sed -i` are kinder than this.
@@ -58,7 +58,7 @@ class Tree:
         return self
 
     def listing(self) -> dict[str, tuple[int, int, int]]:
-        """Every path below, with what Velo must not touch: mode, inode and mtime (folders: mode and inode)."""
+        """Every path below, with what Velo must not touch: mode, inode and, for files, mtime."""
         found = {}
         for path in sorted(self.folder.rglob("*")):
             status = path.lstat()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`velo env`, `velo enable`, `velo disable`: injection by hand, in every shell, and out again without trace."""
+"""`velo env`, `velo enable`, `velo disable`: injection by hand, in every shell, and out without trace."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_newer_pythons_get_an_entry_point(tmp_path: Path) -> None:
 
 
 def test_the_entry_point_module_works_and_leaves(tmp_path: Path) -> None:
-    """Called as site calls it: our sitecustomize runs in its `.pth` mode, and the module is gone afterwards."""
+    """Called as site calls it: our sitecustomize runs in its `.pth` mode, and the module goes."""
     inject = tmp_path / 'in"ject é'
     inject.mkdir()
     (inject / "sitecustomize.py").write_text(

@@ -20,7 +20,7 @@ from ..config.settings import load
 from ..errors import VeloError
 from ..host.files import publish
 from ..host.processes import calm_down
-from ..ingest import learn
+from ..ingest.learn import learn
 from ..store.layout import Store
 from .checks import LAST_LEARN
 from .common import current_folder

@@ -201,7 +201,7 @@ def _module(manifest: Manifest, folder: FolderRecord, module: ModuleRecord) -> d
     root = manifest.roots[folder.root]
     pack = manifest.packs[module.pack] if module.pack >= 0 else None
     return {
-        "module": module.tail,
+        "module": dotted(folder.path, root.path, module.tail),
         "folder": folder.path,
         "root": root.path,
         "check": CHECK_NAMES[root.check],
@@ -212,6 +212,12 @@ def _module(manifest: Manifest, folder: FolderRecord, module: ModuleRecord) -> d
         "bytecode_bytes": module.length if pack else None,
         "left_to_python": bool(module.flags & DEFER) or pack is None,
     }
+
+
+def dotted(folder: str, root: str, tail: str) -> str:
+    """The name that a program imports it by, when the root is on sys.path."""
+    parts = [part for part in folder[len(root) :].split(os.sep) if part]
+    return ".".join(parts if tail == "__init__" and parts else [*parts, tail])
 
 
 def _selected(which: str | None) -> list[Path]:

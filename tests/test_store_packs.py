@@ -23,7 +23,7 @@ from tests.support.stores import (
     temporaries,
 )
 from velo_import.errors import StoreCorrupt, StoreMissing, VeloError
-from velo_import.host.files import stamp_of
+from velo_import.host.files import clone_or_copy, stamp_of
 from velo_import.store import blobs as blobs_module
 from velo_import.store.blobs import Blobs
 from velo_import.store.layout import Store
@@ -105,7 +105,9 @@ def test_empty_pack_is_none_and_leaves_nothing(store: Store) -> None:
 def test_abandoned_pack_leaves_nothing(store: Store) -> None:
     with PackWriter(store, label="x", kind="content") as writer:
         writer.add(os.urandom(1 << 20))
-        assert len(temporaries(store.home)) == 1
+        (temporary,) = temporaries(store.home)
+        # Ours to append to, and nobody's to read before it is sealed.
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
     assert temporaries(store.home) == []
 
 
@@ -277,10 +279,9 @@ def test_name_is_that_of_the_stored_bytes_when_the_source_changes(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    real = blobs_module.clone_or_copy
 
     def copy_then_change(source: int, target: int) -> bool:
-        result = real(source, target)
+        result = clone_or_copy(source, target)
         path.write_bytes(b"changed meanwhile")
         return result
 

@@ -14,10 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StoreCorrupt, StoreMissing, VeloError
-from ..host.files import TEMPORARY_PREFIX, check_private, explained, private_folder, publish
+from ..host.files import (
+    TEMPORARY_PREFIX,
+    check_private,
+    explained,
+    flush_all,
+    make_folders,
+    private_folder,
+    publish,
+)
 
 VERSION = "1"
 PARTS = ("cas_store", "packs", "meta.db", "manifests", "pool", "tenants", "run")
+# VERSION too: another process may just have written it. A fresh disk has a lost+found.
+_OWN_NAMES = {*PARTS, "VERSION", "meta.db.damaged", "lost+found"}
 _LEFTOVER_AGE = 24 * 3600
 
 
@@ -109,15 +119,15 @@ class Store:
         if not version.exists():
             self._refuse_foreign_folder()
             publish(version, [f"{VERSION}\n".encode()])
+        changed: set[Path] = set()
         for folder in (self.loose, self.packs, self.manifests, self.run):
-            if not folder.is_dir():
-                folder.parent.mkdir(mode=0o700, exist_ok=True)
-                private_folder(folder)
+            changed |= make_folders(folder)
+        flush_all(sorted(changed))
 
     def _refuse_foreign_folder(self) -> None:
         # VELO_HOME=~/project would otherwise mix the store into somebody's files.
         for name in os.listdir(self.home):
-            if name not in PARTS and name != "lost+found" and not name.startswith(TEMPORARY_PREFIX):
+            if name not in _OWN_NAMES and not name.startswith(TEMPORARY_PREFIX):
                 raise VeloError(
                     f"{self.home} holds other files ({name}) and is no store",
                     hint="set VELO_HOME to a new or an empty folder",

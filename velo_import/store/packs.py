@@ -141,7 +141,7 @@ class PackWriter:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         flags |= 0 if self._on_disk else os.O_CREAT | os.O_EXCL
         with explained(self.store.packs):
-            descriptor = os.open(self._temporary, flags, 0o444)
+            descriptor = os.open(self._temporary, flags, 0o600)
             self._on_disk = True
             try:
                 write_all(descriptor, self._buffer)
@@ -160,6 +160,7 @@ class PackWriter:
         end, digest = pack.encode_end(self._header, entries, metadata, self._end)
         self._buffer += end
         self._spill()
+        os.chmod(self._temporary, 0o444)
         name = digest.hex()
         path = self.store.pack_path(name)
         nothing = Stamp(0, 0, 0, 0)  # known once the pack is in its place

@@ -313,7 +313,7 @@ def _ingest(record: Mapping[str, Any]) -> Iterator[str]:
     for kind, found in record.get("ingest", {}).items():
         label = {"pyc": "with .pyc", "bare": "without .pyc (all compiled)"}[kind]
         for name, seconds in found["seconds"].items():
-            rate = found["prefix_files_per_second"][name]
+            rate = found["files_per_second"][name]
             rows.append((f"ingest {label}, {name}", f"{seconds:.2f} s", f"{rate:,} files/s"))
     if found := record.get("compileall"):
         rows.append((f"compileall -j 0, {found['modules']:,} modules", f"{found['seconds']:.2f} s", ""))

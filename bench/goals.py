@@ -79,9 +79,9 @@ def _hook(record: Mapping[str, Any]) -> Iterator[Verdict]:
 
 def _ingest(record: Mapping[str, Any]) -> Iterator[Verdict]:
     if kinds := record.get("ingest"):
-        first = kinds["pyc"]["prefix_files_per_second"]["first"]
+        first = kinds["pyc"]["files_per_second"]["first"]
         yield Verdict("hashing, storing, indexing >= 6,000 files/s", f"{first:,} files/s", first >= 6000)
-        again = kinds["pyc"]["prefix_files_per_second"]["unchanged"]
+        again = kinds["pyc"]["files_per_second"]["unchanged"]
         yield Verdict("unchanged tree >= 60,000 files/s", f"{again:,} files/s", again >= 60000)
         if reference := record.get("compileall"):
             extra = kinds["bare"]["seconds"]["first"] - kinds["pyc"]["seconds"]["first"]

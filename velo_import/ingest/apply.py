@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ingest`: a whole environment or project, ahead of time, into the store and one published manifest.
 
-Knows the order of the steps, and that nothing is published before all it refers to is on the disk: packs and blobs,
-then the catalogue, then the manifest. The surprise: an unchanged tree is recognised by one digest over all stamps,
-before any old manifest is read, because reading the manifest would take as long as looking at the tree.
+Knows the order of the steps, and that nothing is published before all it refers to is on the disk: packs
+and blobs, then the catalogue, then the manifest. The surprise: an unchanged tree is recognised by one
+digest over all stamps, before any old manifest is read, because reading the manifest would take as long as
+looking at the tree.
 """
 
 from __future__ import annotations
@@ -18,19 +19,13 @@ from typing import Any, NamedTuple
 
 from blake3 import blake3
 
-from velo_import.errors import StoreCorrupt, StoreMissing, VeloError
+from velo_import.errors import StoreMissing, VeloError
 from velo_import.format.manifest import (
-    CHECK_NAMES,
-    KIND_NAMES,
     SITE,
     STDLIB,
-    SYMBOLIC_LINK,
     TREE,
-    Build,
-    FileRecord,
     Manifest,
     PackRecord,
-    decode,
     encode,
     manifest_key,
 )
@@ -42,25 +37,34 @@ from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 
 from . import hookcode
-from .codes import Provided, Wanted, merge_packs, provide_codes, usable_packs
-from .content import Contents, read_contents
-from .distributions import INFO_SUFFIX, Owners, tree_label
+from .codes import Provided, merge_into, merge_packs, provide_codes, usable_packs, wanted_sources
+from .content import Contents, read_contents, settle_files
+from .distributions import INFO_SUFFIX, Labels
 from .interpreter import Interpreter, Probe, find_python
 from .plan import (
-    Draft,
     Plan,
     Unread,
     assemble,
     carry_over,
     default_check,
-    draft_of,
-    file_record,
+    entry_of_record,
     plan_ingest,
+    with_other,
 )
-from .scan import Area, FileEntry, Scan, Trouble, area_kind, scan
+from .publish import (
+    BASE,
+    UPPER,
+    is_hook_current,
+    manifest_record,
+    publish_manifest,
+    published_draft,
+    root_checks,
+    shown,
+    trim_upper,
+)
+from .scan import Area, Scan, Trouble, area_kind, scan
 
 LOCK_PATIENCE = 10.0
-BASE, UPPER = "base", "upper"
 
 
 class Progress(NamedTuple):
@@ -128,7 +132,7 @@ def ingest(
     optimisation: int = 0,
     force: bool = False,
 ) -> IngestSummary:
-    """Ingest a virtual environment, a site-packages or a project folder; publish `base.velo` of its environment.
+    """Ingest a virtual environment, a site-packages or a project; publish `base.velo` of its environment.
 
     Args:
         python: the interpreter; by default the one that the folder belongs to.
@@ -140,7 +144,7 @@ def ingest(
         VeloError: with a hint, for every input and every disk that cannot be used; nothing is published then.
     """
     was_collecting = gc.isenabled()
-    gc.disable()  # Some hundred thousand small records and no cycles: looking for some costs a fifth of the time.
+    gc.disable()  # Many small records and no cycles: looking for some costs a fifth of the time.
     try:
         return _Ingest(target, store, progress or _ignore, jobs, optimisation, force).run(python, output)
     finally:
@@ -174,10 +178,14 @@ class _Ingest:
 
     def run(self, python: str | None, output: Path | None) -> IngestSummary:
         if self.store.readonly:
-            raise VeloError("the store is read-only", hint="unset VELO_READONLY, or set VELO_HOME to another folder")
+            raise VeloError(
+                "the store is read-only", hint="unset VELO_READONLY, or set VELO_HOME to another folder"
+            )
         python = python or find_python(Path(self.target))
         if not os.path.isdir(self.target):
-            raise VeloError(f"not a folder: {self.target}", hint="give an environment, site-packages or project")
+            raise VeloError(
+                f"not a folder: {self.target}", hint="give an environment, site-packages or project"
+            )
         with Catalog.open(self.store) as self.catalog:
             interpreter, scanned = self._look(python)
             self.interpreter = interpreter
@@ -255,7 +263,14 @@ class _Ingest:
                 manifest=str(self.path),
                 key=self.key,
                 unchanged=True,
-                **{**last["counts"], "compiled": 0, "taken_over": 0, "reused": 0, "new_blobs": 0, "new_bytes": 0},
+                **{
+                    **last["counts"],
+                    "compiled": 0,
+                    "taken_over": 0,
+                    "reused": 0,
+                    "new_blobs": 0,
+                    "new_bytes": 0,
+                },
                 seconds=0.0,
                 files_per_second=0.0,
                 phases={},
@@ -340,7 +355,7 @@ class _Ingest:
         )
 
     def _with_lost_content(self, plan: Plan) -> Plan:
-        """Read also what is recorded and not in the store: lost, or recorded when nobody wanted its content."""
+        """Read also what is recorded but not stored: lost, or recorded before its content was wanted."""
         unread = {item.path for item in plan.unread}
         recorded = {path: plan.draft.files[path] for path in plan.content if path not in unread}
         present = self.catalog.has_blobs({record.digest for record in recorded.values()})
@@ -401,9 +416,6 @@ class _Ingest:
             writing.put_manifest(self.key, record)
 
 
-# -- steps that learning shares ----------------------------------------------------------------------
-
-
 class Reporter:
     """Counts one phase and tells whoever is watching, at most some fifty times a second."""
 
@@ -423,181 +435,12 @@ class Reporter:
             self._progress(Progress(self._phase, self._done, self._total))
 
 
-class Labels:
-    """The label of the pack that a source's bytecode goes into."""
-
-    def __init__(self, scanned: Scan, build: Build) -> None:
-        self._stdlib = f"stdlib-{build.cache_tag}"
-        self._areas = {folder.path: scanned.areas[folder.area] for folder in scanned.folders}
-        self._owners = {
-            folder.path: Owners(folder.path, folder.folders)
-            for folder in scanned.folders
-            if folder.path == scanned.areas[folder.area].path and scanned.areas[folder.area].kind == SITE
-        }
-        self._trees: dict[str, str] = {}
-
-    def of(self, path: str) -> str:
-        area = self._areas[os.path.dirname(path)]
-        if area.kind == STDLIB:
-            return self._stdlib
-        owner = self._owners[area.path].owner(path) if area.path in self._owners else None
-        if owner is None:
-            owner = self._trees.get(area.path)
-            if owner is None:
-                owner = self._trees[area.path] = tree_label(area.path)
-        return owner
-
-
-def settle_files(draft: Draft, plan: Plan, contents: Contents) -> None:
-    """Give every file that was read its digest and the stamp it had then; forget what could not be read."""
-    for item in plan.unread:
-        read = contents.read.get(item.path)
-        if read is not None:
-            if read.entry != item.entry:
-                draft.codes.pop(item.path, None)
-            draft.files[item.path] = file_record(item.path, read.entry, read.digest)
-        elif item.is_source:
-            # Listed and not readable: Python will say so. One that kept changing may be served next time.
-            draft.codes.pop(item.path, None)
-    for trouble in contents.unreadable:
-        draft.deferred.add(trouble.path)
-    for path in contents.changed:
-        draft.files.pop(path, None)
-        draft.codes.pop(path, None)
-
-
-def wanted_sources(plan: Plan, contents: Contents, labels: Labels) -> list[Wanted]:
-    """The sources that still need bytecode, with what is known of them by now."""
-    wanted = []
-    for path, entry in plan.uncompiled.items():
-        read = contents.read.get(path)
-        if read is not None:
-            wanted.append(Wanted(path, read.entry, read.digest, read.source_check, labels.of(path)))
-    return wanted
-
-
-def entry_of_record(record: FileRecord) -> FileEntry:
-    """The scan's view of a recorded file."""
-    return FileEntry(
-        os.path.basename(record.path),
-        record.size,
-        record.mtime_ns,
-        record.ctime_ns,
-        record.ino,
-        record.mode,
-        bool(record.flags & SYMBOLIC_LINK),
-    )
-
-
-def merge_into(draft: Draft, provided: Provided) -> None:
-    for path, code in provided.codes.items():
-        if path in draft.files:
-            draft.codes[path] = code
-    draft.deferred.update(provided.deferred)
-
-
-def published_draft(store: Store, key: str, layer: str) -> Draft:
-    """What is published now, without bytecode in packs that have gone; empty if there is nothing usable."""
-    try:
-        manifest = decode(read_file(store.manifest_folder(key) / f"{layer}.velo"))
-    except (OSError, StoreCorrupt):
-        return Draft.empty()
-    return draft_of(manifest, usable_packs(store, dict.fromkeys(manifest.packs)))
-
-
-def with_other(first: Draft, other: Draft) -> Draft:
-    """Both drafts' knowledge of files; where both know one, the one with bytecode for it counts."""
-    files = dict(first.files)
-    for path, record in other.files.items():
-        if path not in files or path in other.codes:
-            files[path] = record
-    codes = {path: code for path, code in first.codes.items() if files[path] == first.files[path]}
-    codes.update(other.codes)
-    deferred = {path for path in first.deferred if files.get(path) == first.files.get(path)} | other.deferred
-    return Draft(first.roots, first.folders, files, codes, deferred)
-
-
-def publish_manifest(path: Path, data: bytes) -> bool:
-    """Put a manifest in its place; False if the same bytes are there already."""
-    try:
-        if read_file(path) == data:
-            return False
-    except OSError:
-        pass
-    publish(path, [data])
-    return True
-
-
-def trim_upper(store: Store, key: str, build: Build, base: Draft) -> None:
-    """Drop from the learned manifest every folder that has just been ingested: the base is younger."""
-    path = store.manifest_folder(key) / f"{UPPER}.velo"
-    try:
-        manifest = decode(read_file(path))
-    except FileNotFoundError:
-        return
-    except (OSError, StoreCorrupt):
-        path.unlink(missing_ok=True)
-        return
-    upper = draft_of(manifest)
-    kept = {name: folder for name, folder in upper.folders.items() if name not in base.folders}
-    if not kept:
-        path.unlink(missing_ok=True)
-    elif len(kept) < len(upper.folders):
-        publish_manifest(path, encode(assemble(only_folders(upper, kept), build, manifest.prefix)))
-
-
-def only_folders(draft: Draft, folders: dict[str, Any]) -> Draft:
-    """The part of a draft that these folders need."""
-    paths = set(folders)
-    roots = {folder.root for folder in folders.values()}
-    for folder in folders.values():
-        paths.update(module.path for module in folder.modules if module.path)
-    return Draft(
-        {path: root for path, root in draft.roots.items() if path in roots},
-        dict(folders),
-        {path: record for path, record in draft.files.items() if path in paths},
-        {path: code for path, code in draft.codes.items() if path in paths},
-        draft.deferred & paths,
-    )
-
-
-def is_hook_current(store: Store, build: Build) -> bool:
-    """Whether the hook's compiled code is there and younger than all of its sources."""
-    folder = Path(hookcode.__file__).parent.parent / "hook"
-    try:
-        compiled = os.stat(store.run / "hook" / f"{build.tag}.code").st_mtime_ns
-        with os.scandir(folder) as entries:
-            sources = [entry.stat() for entry in entries if entry.name.endswith(".py")]
-    except OSError:
-        return False
-    return all(max(source.st_mtime_ns, source.st_ctime_ns) < compiled for source in sources)
-
-
-def manifest_record(manifest: Manifest) -> dict[str, Any]:
-    """What the catalogue keeps of a manifest for those who list them."""
-    return {
-        "prefix": shown(manifest.prefix),
-        "build": manifest.build.tag,
-        "optimisation": manifest.build.optimisation,
-        "roots": [shown(root.path) for root in manifest.roots],
-        "root_checks": root_checks(manifest),
-        "files": len(manifest.files),
-        "modules": sum(module.pack >= 0 for folder in manifest.folders for module in folder.modules),
-        "updated": int(time.time()),
-    }
-
-
-def root_checks(manifest: Manifest) -> list[dict[str, str]]:
-    return [
-        {"path": shown(root.path), "kind": KIND_NAMES[root.kind], "check": CHECK_NAMES[root.check]}
-        for root in manifest.roots
-    ]
-
-
 def areas_of(target: str, interpreter: Interpreter) -> tuple[Area, ...]:
     """What to walk: every search-path folder of the interpreter, and the target unless it is one of them."""
     areas = [
-        Area(path, area_kind(path, interpreter.stdlib)) for path in interpreter.sys_path if os.path.isdir(path)
+        Area(path, area_kind(path, interpreter.stdlib))
+        for path in interpreter.sys_path
+        if os.path.isdir(path)
     ]
     paths = {area.path for area in areas}
     if target in paths or any(target.startswith(f"{area.path}/") for area in areas if area.kind != STDLIB):
@@ -635,8 +478,3 @@ def _copy_manifest(source: Path, target: Path) -> None:
     with explained(target.parent, "create"):
         make_folders(target.parent)
     publish(target, [data])
-
-
-def shown(path: str) -> str:
-    """A path as text that every terminal and every format can carry."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

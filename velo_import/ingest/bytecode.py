@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytecode for sources: taken over from a valid `.pyc`, or compiled by the interpreter that will run it.
 
-Knows when a cached file may be believed and how to keep every core compiling; which modules need it is decided in
-plan.py, where it goes in apply.py. The surprise: a cached file that Python itself accepts may be refused here. Python
-compares whole seconds and is wrong only until the next edit; a shared store would stay wrong.
+Knows when a cached file may be believed and how to keep every core compiling; which modules need it is
+decided in plan.py, where it goes in apply.py. The surprise: a cached file that Python itself accepts may be
+refused here. Python compares whole seconds and is wrong only until the next edit; a shared store would stay
+wrong.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ def compile_all(
     Raises:
         VeloError: the interpreter cannot be started, or dies on everything.
     """
-    pool = _Pool(iter(sources), [executable, "-I", "-S", "-B", "-W", "ignore", _worker_path(), str(optimisation)])
+    pool = _Pool(
+        iter(sources), [executable, "-I", "-S", "-B", "-W", "ignore", _worker_path(), str(optimisation)]
+    )
     return pool.results(max(jobs, 1))
 
 
@@ -173,7 +176,7 @@ class _Pool:
                         self._count_death()
                         self._answers.put([(source.ticket, None)])
                 batch = self._draw()
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that asked
+        except BaseException as error:
             self._answers.put(error)
         finally:
             self._answers.put(None)
@@ -187,10 +190,14 @@ class _Pool:
             )
 
     def _run_worker(self, batch: list[Source], alone: bool = False) -> list[Source]:
-        """Feed one process until there is nothing left or it dies; returns what it took and did not answer."""
+        """Feed one process until nothing is left or it dies; returns what it took and did not answer."""
         try:
             process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
             )
         except OSError as error:
             raise VeloError(
@@ -249,8 +256,10 @@ class _Pool:
 def _frame(batch: list[Source]) -> bytes:
     paths = [source.path.encode("utf-8", "surrogateescape") for source in batch]
     parts = [SIZE.pack(len(batch))]
-    parts += [SIZE.pack(len(path)) + SIZE.pack(len(source.text)) for path, source in zip(paths, batch)]
-    for path, source in zip(paths, batch):
+    parts += [
+        SIZE.pack(len(path)) + SIZE.pack(len(source.text)) for path, source in zip(paths, batch, strict=True)
+    ]
+    for path, source in zip(paths, batch, strict=True):
         parts += (path, source.text)
     return b"".join(parts)
 
@@ -261,7 +270,7 @@ def _read_answer(stream: IO[bytes], batch: list[Source]) -> list[tuple[int, byte
     if len(head) < SIZE.size * len(batch):
         return None
     answers: list[tuple[int, bytes | None]] = []
-    for source, (size,) in zip(batch, SIZE.iter_unpack(head)):
+    for source, (size,) in zip(batch, SIZE.iter_unpack(head), strict=True):
         if size == NO_CODE:
             answers.append((source.ticket, None))
             continue

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytecode for a set of sources: found in the store, taken over from `__pycache__`, or compiled; then packed.
 
-Knows the order in which it is sought and the packs it goes into (one per distribution). The surprise: even bytecode that
-the store has is not used before a look into `__pycache__`. A cached file that asks not to be checked is what Python
-runs, whatever the source says, so such a module stays Python's.
+Knows the order in which it is sought and the packs it goes into (one per distribution). The surprise: even
+bytecode that the store has is not used before a look into `__pycache__`. A cached file that asks not to be
+checked is what Python runs, whatever the source says, so such a module stays Python's.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -23,8 +25,9 @@ from velo_import.store.layout import Store
 from velo_import.store.packs import PackFile, PackWriter, SealedPack, open_pack, seal_all
 
 from .bytecode import HEADER, Cached, Source, cached_name, compile_all, judge_cached
-from .content import Changing, entry_of, read_steadily, read_whole
-from .plan import Code, Draft
+from .content import Changing, Contents, entry_of, read_steadily, read_whole
+from .distributions import Labels
+from .plan import Code, Draft, Plan
 from .scan import CACHE, FileEntry, Trouble
 
 MOST_OPEN = 64
@@ -32,7 +35,7 @@ MOST_PACKS = 4  # Of one label in one manifest; each costs a start some system c
 
 
 class Wanted(NamedTuple):
-    """A source whose bytecode is wanted; what the store knows it by, and the label of the pack it belongs into."""
+    """A source whose bytecode is wanted, its name in the store, and the label of the pack it belongs into."""
 
     path: str
     entry: FileEntry
@@ -63,8 +66,11 @@ def provide_codes(
     *,
     jobs: int,
     advance: Callable[[int], None],
+    deadline: float = math.inf,
 ) -> Provided:
-    """Bytecode for every source that can have one. New packs are on the disk, and unknown to the catalogue.
+    """Bytecode for every source that can have one; past the (monotonic) deadline nothing more is compiled.
+
+    New packs are on the disk when this returns, and unknown to the catalogue.
 
     Raises:
         VeloError: the interpreter does not work, or the store cannot be written.
@@ -72,7 +78,7 @@ def provide_codes(
     work = _Providing(store, catalog, build, advance)
     try:
         rest = work.look_around(wanted)
-        work.compile(rest, executable, jobs)
+        work.compile(rest, executable, jobs, deadline)
         return work.finish()
     finally:
         work.abandon()
@@ -131,14 +137,15 @@ class _Providing:
         readers.close()
         return sorted(rest, key=lambda item: (item.label, item.path))
 
-    def compile(self, rest: list[Wanted], executable: str, jobs: int) -> None:
+    def compile(self, rest: list[Wanted], executable: str, jobs: int, deadline: float) -> None:
         # Equal sources are compiled once: every empty __init__.py is one of them.
         twins: dict[bytes, list[int]] = {}
         for ticket, item in enumerate(rest):
             twins.setdefault(item.digest, []).append(ticket)
         firsts = [tickets[0] for tickets in twins.values()]
         jobs = min(jobs, len(firsts))
-        for ticket, code in compile_all(self._texts(rest, firsts), executable, self.build.optimisation, jobs):
+        texts = self._texts(rest, firsts, deadline)
+        for ticket, code in compile_all(texts, executable, self.build.optimisation, jobs):
             same = [rest[number] for number in twins[rest[ticket].digest]]
             for item in same:
                 if code is None:
@@ -163,9 +170,11 @@ class _Providing:
         for writer in self.writers.values():
             writer.abandon()
 
-    def _texts(self, rest: list[Wanted], tickets: list[int]) -> Iterator[Source]:
-        """The sources to compile, read again: holding them all since they were hashed could take gigabytes."""
+    def _texts(self, rest: list[Wanted], tickets: list[int], deadline: float) -> Iterator[Source]:
+        """The sources to compile, read again: holding them since they were hashed could take gigabytes."""
         for ticket in tickets:
+            if time.monotonic() > deadline:
+                return
             item = rest[ticket]
             text = self._text(item)
             if text is None:
@@ -252,7 +261,7 @@ class _Readers:
         self.checks: dict[tuple[str, int], int] = {}
 
     def code(self, variant: Variant, source_check: int) -> Code | None:
-        """The bytecode's place, once its bytes have been verified; None if they are not what they should be."""
+        """The bytecode's place, once its bytes have been verified; None if they are damaged."""
         opened = self._open(variant.pack_id)
         if opened is None:
             return None
@@ -288,7 +297,9 @@ class _Readers:
                     file = open_pack(self.store.pack_path(name))
                 except (OSError, StoreCorrupt):
                     return None
-                if len(self.files) > MOST_OPEN:  # Sources come folder by folder: the oldest is not needed soon.
+                if (
+                    len(self.files) > MOST_OPEN
+                ):  # Sources come folder by folder: the oldest is not needed soon.
                     self._forget_oldest()
                 self.files[name] = file, PackRecord(f"{name[:2]}/{name}.pack", known.label, *file.stamp)
         return self.files[name]
@@ -344,3 +355,20 @@ def _names(folder: str) -> frozenset[str]:
         return frozenset(os.listdir(folder))
     except OSError:
         return frozenset()
+
+
+def wanted_sources(plan: Plan, contents: Contents, labels: Labels) -> list[Wanted]:
+    """The sources that still need bytecode, with what is known of them by now."""
+    wanted = []
+    for path in plan.uncompiled:
+        read = contents.read.get(path)
+        if read is not None:
+            wanted.append(Wanted(path, read.entry, read.digest, read.source_check, labels.of(path)))
+    return wanted
+
+
+def merge_into(draft: Draft, provided: Provided) -> None:
+    for path, code in provided.codes.items():
+        if path in draft.files:
+            draft.codes[path] = code
+    draft.deferred.update(provided.deferred)

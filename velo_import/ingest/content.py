@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading files: what their content is (BLAKE3), and a copy of it in the store where that is wanted.
 
-Knows how to read a file that somebody may be writing: its stamp must be the same before and after, or it is read
-again. Small contents go into packs, large ones into files of their own. The surprise: reading is rarely the cost;
-asking the store what it already holds, in batches, is what keeps a second environment from being written twice.
+Knows how to read a file that somebody may be writing: its stamp must be the same before and after, or it is
+read again. Small contents go into packs, large ones into files of their own. The surprise: reading is
+rarely the cost; asking the store what it already holds, in batches, is what keeps a second environment from
+being written twice.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter, SealedPack, seal_all
 
-from .plan import Unread
+from .plan import Draft, Plan, Unread, file_record
 from .scan import COARSE_TICK_NS, FINE_TICK_NS, FileEntry, Trouble
 
 LOOSE_FROM = 256 * 1024  # FORMAT.md, section 6: larger contents are files of their own.
@@ -261,7 +262,7 @@ class _Reading:
                 self.new_bytes += blob.size
 
     def _put_batch(self, items: list[tuple[bytes, Unread]]) -> list[Blob]:
-        """Copy files into the store; one that has gone or changed since is left out, and stays without content."""
+        """Copy files into the store; one that has gone or changed since is left out."""
         blobs = Blobs(self.store)
         try:
             stored = blobs.put_files([Path(item.path) for _, item in items])
@@ -294,3 +295,21 @@ def _by_size(missing: dict[bytes, Unread]) -> Iterator[list[tuple[bytes, Unread]
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def settle_files(draft: Draft, plan: Plan, contents: Contents) -> None:
+    """Give every file that was read its digest and the stamp it had then; forget what could not be read."""
+    for item in plan.unread:
+        read = contents.read.get(item.path)
+        if read is not None:
+            if read.entry != item.entry:
+                draft.codes.pop(item.path, None)
+            draft.files[item.path] = file_record(item.path, read.entry, read.digest)
+        elif item.is_source:
+            # Listed and not readable: Python will say so. One that kept changing may be served next time.
+            draft.codes.pop(item.path, None)
+    for trouble in contents.unreadable:
+        draft.deferred.add(trouble.path)
+    for path in contents.changed:
+        draft.files.pop(path, None)
+        draft.codes.pop(path, None)

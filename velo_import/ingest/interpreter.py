@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which Python a folder belongs to, and what that Python says about itself.
 
-Knows virtual environments, installation prefixes and projects, and asks an interpreter by running it; what the
-answer means for a manifest is left to format/manifest.py. The surprise: the question is asked in Python 2 syntax,
-because a clear refusal of 2.7 needs an answer from 2.7.
+Knows virtual environments, installation prefixes and projects, and asks an interpreter by running it; what
+the answer means for a manifest is left to format/manifest.py. The surprise: the question is asked in Python
+2 syntax, because a clear refusal of 2.7 needs an answer from 2.7.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from velo_import.errors import VeloError
 from velo_import.format.manifest import Build
 
 OLDEST = (3, 11)
-PATIENCE_SECONDS = 60.0  # A cold interpreter on a slow network disk needs seconds; a hung one would need for ever.
+PATIENCE_SECONDS = (
+    60.0  # A cold interpreter on a slow network disk needs seconds; a hung one would need for ever.
+)
 
 # Runs inside the interpreter in question. A marker precedes the answer: a `.pth` line may print before us.
 MARKER = b"velo-probe:"
@@ -65,7 +67,9 @@ class Interpreter(NamedTuple):
     suffixes: tuple[str, ...]  # In the order in which the standard finder tries them.
     gil_disabled: bool
     stdlib: tuple[str, ...]
-    sys_path: tuple[str, ...]  # As a plain start gives it, without the script's own folder; may name missing folders.
+    sys_path: tuple[
+        str, ...
+    ]  # As a plain start gives it, without the script's own folder; may name missing folders.
 
     def build(self, optimisation: int = 0) -> Build:
         return Build(self.cache_tag, self.magic, optimisation, self.abiflags, self.suffixes)
@@ -100,7 +104,7 @@ class Probe:
             self.abandon()
             raise VeloError(
                 f"{_shown(self._python)} gave no answer in {PATIENCE_SECONDS:.0f} s",
-                hint="run it by hand; a .pth file or sitecustomize of that environment may be waiting for something",
+                hint="run it by hand: a .pth file or sitecustomize there may be waiting for something",
             ) from None
         return _read_answer(self._python, output, complaint, self._process.returncode)
 
@@ -117,19 +121,25 @@ def probe(python: str) -> Interpreter:
 
 
 def find_python(folder: Path, environ: Mapping[str, str] | None = None) -> str:
-    """The interpreter that `folder` belongs to: a virtual environment, a prefix, a site-packages, or a project."""
+    """The interpreter that `folder` belongs to: environment, prefix, site-packages or project."""
     environ = os.environ if environ is None else environ
     if not folder.exists():
-        raise VeloError(f"no such folder: {_shown(folder)}", hint="give a virtual environment, site-packages or project")
+        raise VeloError(
+            f"no such folder: {_shown(folder)}", hint="give a virtual environment, site-packages or project"
+        )
     if not folder.is_dir():
-        raise VeloError(f"not a folder: {_shown(folder)}", hint="give a virtual environment, site-packages or project")
+        raise VeloError(
+            f"not a folder: {_shown(folder)}", hint="give a virtual environment, site-packages or project"
+        )
 
     if (folder / "pyvenv.cfg").is_file():
         return _python_of_environment(folder)
     owner = _owner_of_site_folder(folder)
     if owner is not None:
         return owner
-    if any(folder.glob("lib/python3*/os.py")):  # An installation prefix: CPython's own, conda, a container image.
+    if any(
+        folder.glob("lib/python3*/os.py")
+    ):  # An installation prefix: CPython's own, conda, a container image.
         found = _first_runnable(folder, ("python3", "python"))
         if found is not None:
             return found
@@ -180,7 +190,7 @@ def _owner_of_site_folder(folder: Path) -> str | None:
 
 
 def _plain_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The child's environment without anything that changes what Python reports, and with Velo switched off."""
+    """The child's environment without what changes Python's answer, and with Velo switched off."""
     unwanted = ("PYTHON", "VELO", "__PYVENV")
     plain = {name: value for name, value in environ.items() if not name.startswith(unwanted)}
     plain["VELO_DISABLE"] = "1"  # The environment may have been prepared by `velo enable`.
@@ -214,7 +224,8 @@ def _read_answer(python: str, output: bytes, complaint: bytes, returncode: int) 
     one = {name: values[0] for name, values in said.items()}
     if not one["cache_tag"]:
         raise VeloError(
-            f"{_shown(python)} has bytecode caching switched off in its build", hint="name another with --python"
+            f"{_shown(python)} has bytecode caching switched off in its build",
+            hint="name another with --python",
         )
     path = tuple(dict.fromkeys(folder for folder in said.get("path", ()) if folder.startswith("/")))
     return Interpreter(
@@ -234,7 +245,7 @@ def _read_answer(python: str, output: bytes, complaint: bytes, returncode: int) 
 
 
 def _stdlib_folders(main: str, path: tuple[str, ...]) -> tuple[str, ...]:
-    """The folders of `path` that hold the standard library: the one with os.py, and lib-dynload wherever it is."""
+    """The folders of `path` that hold the standard library: that of os.py, and lib-dynload wherever it is."""
     return tuple(folder for folder in path if folder == main or os.path.basename(folder) == "lib-dynload")
 
 

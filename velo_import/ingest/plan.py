@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What has to be done, out of what is there and what was known: pure, no clock, no disk.
 
-A `Draft` is a manifest in the making: everything by path, so that parts of several can be put together; `assemble`
-turns it into the records of format/manifest.py. The surprise: a module table describes a listing and not packages.
-`pkg/__init__.py` is the module `__init__` of the folder `pkg`; the folder above only says that `pkg` is a folder.
+A `Draft` is a manifest in the making: everything by path, so that parts of several can be put together;
+`assemble` turns it into the records of format/manifest.py. The surprise: a module table describes a listing
+and not packages. `pkg/__init__.py` is the module `__init__` of the folder `pkg`; the folder above only says
+that `pkg` is a folder.
 """
 
 from __future__ import annotations
@@ -44,7 +45,16 @@ SOURCE_LIMIT = 32 << 20  # No hand wrote a larger module, and compiling one coul
 # Files of a project that are never copied into the store, whatever else is: keys and passwords.
 SECRET_NAMES = frozenset(
     {".env", ".netrc", ".npmrc", ".pypirc", ".htpasswd", ".git-credentials", "credentials.json", ".pgpass"}
-    | {"id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "secrets.json", "secrets.yaml", "secrets.yml", "secrets.toml"}
+    | {
+        "id_rsa",
+        "id_dsa",
+        "id_ecdsa",
+        "id_ed25519",
+        "secrets.json",
+        "secrets.yaml",
+        "secrets.yml",
+        "secrets.toml",
+    }
 )
 SECRET_SUFFIXES = (".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".ppk")
 
@@ -174,7 +184,9 @@ def plan_ingest(
         wanted: compile only these sources (learning); None compiles all.
         force: believe no recorded stamp.
     """
-    planner = _Planner(scan, known, build, content_below, None if wanted is None else frozenset(wanted), force)
+    planner = _Planner(
+        scan, known, build, content_below, None if wanted is None else frozenset(wanted), force
+    )
     for folder in scan.folders:
         planner.add_folder(folder)
     for folder in scan.folders:
@@ -250,7 +262,9 @@ class _Planner:
             if mask > 1:
                 suffix = (mask >> 1 & -(mask >> 1)).bit_length() - 1
                 entry = files.get(tail + self.suffixes[suffix])
-                if entry is None:  # A folder called `x.py`, or a broken link: Python goes on to the next suffix.
+                if (
+                    entry is None
+                ):  # A folder called `x.py`, or a broken link: Python goes on to the next suffix.
                     flags |= DEFER
                 else:
                     path = prefix + entry.name
@@ -329,6 +343,46 @@ def carry_over(draft: Draft, previous: Draft, scanned: Iterable[str], still_ther
     for path, folder in previous.folders.items():
         if folder.root in roots and not f"{path}/".startswith(prefixes):
             draft.folders[path] = folder
+
+
+def entry_of_record(record: FileRecord) -> FileEntry:
+    """The scan's view of a recorded file."""
+    return FileEntry(
+        os.path.basename(record.path),
+        record.size,
+        record.mtime_ns,
+        record.ctime_ns,
+        record.ino,
+        record.mode,
+        bool(record.flags & SYMBOLIC_LINK),
+    )
+
+
+def with_other(first: Draft, other: Draft) -> Draft:
+    """Both drafts' knowledge of files; where both know one, the one with bytecode for it counts."""
+    files = dict(first.files)
+    for path, record in other.files.items():
+        if path not in files or path in other.codes:
+            files[path] = record
+    codes = {path: code for path, code in first.codes.items() if files[path] == first.files[path]}
+    codes.update(other.codes)
+    deferred = {path for path in first.deferred if files.get(path) == first.files.get(path)} | other.deferred
+    return Draft(first.roots, first.folders, files, codes, deferred)
+
+
+def only_folders(draft: Draft, folders: dict[str, FolderDraft]) -> Draft:
+    """The part of a draft that these folders need."""
+    paths = set(folders)
+    roots = {folder.root for folder in folders.values()}
+    for folder in folders.values():
+        paths.update(module.path for module in folder.modules if module.path)
+    return Draft(
+        {path: root for path, root in draft.roots.items() if path in roots},
+        dict(folders),
+        {path: record for path, record in draft.files.items() if path in paths},
+        {path: code for path, code in draft.codes.items() if path in paths},
+        draft.deferred & paths,
+    )
 
 
 def assemble(draft: Draft, build: Build, prefix: str) -> Manifest:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is on disk: folders, their files and the stamps of both, as one walk saw them.
 
-Knows names, stamps and where the areas of an environment (standard library, site-packages, projects) begin and
-end; reads no file and judges no content. Folders behind symbolic links are named and not entered: that ends
-loops, and keeps a link to `/` from becoming the whole machine. The surprise: a walk may sleep for a moment,
-because a stamp taken within a clock tick of a change could not tell the next change from none.
+Knows names, stamps and where the areas of an environment (standard library, site-packages, projects) begin
+and end; reads no file and judges no content. Folders behind symbolic links are named and not entered: that
+ends loops, and keeps a link to `/` from becoming the whole machine. The surprise: a walk may sleep for a
+moment, because a stamp taken within a clock tick of a change could not tell the next change from none.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import marshal
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from velo_import.format.manifest import SITE, STDLIB, TREE
 
-# A file changed at most this long before we looked may change again without getting another time. Kernels stamp
-# with the last timer tick (up to 10 ms old); file systems without nanoseconds with the second, FAT with two.
+# A file changed at most this long before we looked may change again without getting another time. Kernels
+# stamp with the last timer tick (up to 10 ms old); file systems without nanoseconds with the second, FAT
+# with two.
 FINE_TICK_NS = 50_000_000
 COARSE_TICK_NS = 2_100_000_000
 ROUNDS = 4  # How often a folder that keeps changing is looked at again.
@@ -50,7 +51,7 @@ class FileEntry(NamedTuple):
 
 
 class Area(NamedTuple):
-    """A folder to walk and what it is: a root of one of the manifest's kinds, or (None) merely files to keep."""
+    """A folder to walk and what it is: a root of one of the manifest's kinds, or (None) files to keep."""
 
     path: str
     kind: int | None
@@ -101,7 +102,14 @@ class Scan(NamedTuple):
         for area in self.areas:
             flat.extend(area)
         for folder in self.folders:
-            flat += (folder.path, folder.mtime_ns, folder.ctime_ns, folder.ino, folder.area, len(folder.files))
+            flat += (
+                folder.path,
+                folder.mtime_ns,
+                folder.ctime_ns,
+                folder.ino,
+                folder.area,
+                len(folder.files),
+            )
             for entry in folder.files:
                 flat += entry
         for trouble in self.unreadable:
@@ -198,11 +206,14 @@ def scan(
     areas: Sequence[Area],
     *,
     slow: bool = False,
-    recursive: bool = True,
+    only: Mapping[str, int] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Scan:
-    """Walk the areas. `slow` keeps many requests in flight (network file systems); `recursive` goes below them."""
-    walk = _Walk(tuple(dict.fromkeys(areas)), recursive)
+    """Walk the areas, or list only the given folders (path -> index of the area that each belongs to).
+
+    `slow` keeps many requests in flight, for network file systems. `sleep` is for tests.
+    """
+    walk = _Walk(tuple(dict.fromkeys(areas)), only)
     if slow:
         with ThreadPoolExecutor(SLOW_WALKERS) as pool:
             walk.run(lambda paths: list(pool.map(_try_list, paths)), sleep)
@@ -225,9 +236,9 @@ def _try_list(path: str) -> _Listing:
 class _Walk:
     """The state of one walk: what is done, and what is still to be listed (path -> area, importable)."""
 
-    def __init__(self, areas: tuple[Area, ...], recursive: bool) -> None:
+    def __init__(self, areas: tuple[Area, ...], only: Mapping[str, int] | None) -> None:
         self.areas = areas
-        self.recursive = recursive
+        self.only = only
         self.starts = {area.path: index for index, area in enumerate(areas)}
         self.seen: set[str] = set()
         self.done: list[Folder] = []
@@ -235,7 +246,12 @@ class _Walk:
         self.unsettled: list[str] = []
         self.skipped = 0
 
-    def run(self, listings: Callable[[list[str]], Iterable[_Listing]], sleep: Callable[[float], None]) -> None:
+    def run(
+        self, listings: Callable[[list[str]], Iterable[_Listing]], sleep: Callable[[float], None]
+    ) -> None:
+        if self.only is not None:
+            self._run_one({path: (area, True) for path, area in self.only.items()}, listings, sleep)
+            return
         # Shorter paths first: an area inside another one is met on the way, and belongs to itself.
         for area in sorted(self.areas, key=lambda area: len(area.path)):
             if area.path not in self.seen:
@@ -262,7 +278,7 @@ class _Walk:
                 todo, waiting, settled_by = waiting, {}, 0
             self.seen.update(todo)
             following: dict[str, tuple[int, bool]] = {}
-            for path, (began, listed) in zip(todo, listings(list(todo))):
+            for path, (began, listed) in zip(todo, listings(list(todo)), strict=True):
                 area, importable = todo[path]
                 if isinstance(listed, OSError):
                     self.unreadable.append(Trouble(path, listed.strerror or type(listed).__name__))
@@ -273,7 +289,7 @@ class _Walk:
                     settled_by = max(settled_by, ready)
                     continue
                 self.done.append(listed._replace(area=area, importable=importable))
-                if self.recursive:
+                if self.only is None:
                     self._add_children(listed, area, importable, following)
             todo = following
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles source to bytecode; run as a script by the interpreter whose bytecode is wanted, never imported.
 
-Reads frames from stdin and writes one answer for each: sizes first, little-endian u32. A frame is a count, then for
-each file the length of its path and of its source, then all paths and sources. An answer is, for each file, the
-length of its bytecode (NO_CODE: it cannot be compiled), then all bytecode. Ends with its input. Python 3.11 to 3.15,
-without a site or any other import than what is built in.
+Reads frames from stdin and writes one answer for each: sizes first, little-endian u32. A frame is a count,
+then for each file the length of its path and of its source, then all paths and sources. An answer is, for
+each file, the length of its bytecode (NO_CODE: it cannot be compiled), then all bytecode. Ends with its
+input. Python 3.11 to 3.15, without a site or any other import than what is built in.
 """
 
 import gc
@@ -17,7 +17,7 @@ NO_CODE = 0xFFFFFFFF
 
 
 def compile_source(source: bytes, path: str, optimisation: int) -> "bytes | None":
-    """The marshalled code of one file as CPython would cache it, or None where an import would fail as well."""
+    """The marshalled code of one file as CPython would cache it; None where an import would fail as well."""
     try:
         code = compile(source, path, "exec", dont_inherit=True, optimize=optimisation)
         return marshal.dumps(code)
@@ -40,7 +40,7 @@ def main() -> None:
         sizes = [value for (value,) in SIZE.iter_unpack(read(2 * count * SIZE.size))]
         files = [
             (read(path_size).decode("utf-8", "surrogateescape"), read(source_size))
-            for path_size, source_size in zip(sizes[0::2], sizes[1::2])
+            for path_size, source_size in zip(sizes[0::2], sizes[1::2], strict=True)
         ]
         answers = [compile_source(source, path, optimisation) for path, source in files]
         write(b"".join(SIZE.pack(NO_CODE if code is None else len(code)) for code in answers))

@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`learn`: the folders that one program imported from, into the environment's upper manifest.
+
+Knows the notes that the hook leaves, and how to add to what earlier programs taught without touching the
+base. Only folders are learned, one by one; nothing is walked. The surprise: failure is recorded before the
+work begins. A learner that the kernel ends for using too much time must not be started again by the next
+program.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from velo_import.errors import VeloError
+from velo_import.format.manifest import ROOT_ONLY, TREE, Build, encode, manifest_key
+from velo_import.host.filesystems import filesystem_of
+from velo_import.host.locks import exclusive, held
+from velo_import.host.processes import available_cores
+from velo_import.store.catalog import Catalog
+from velo_import.store.layout import Store
+
+from . import hookcode
+from .codes import merge_into, merge_packs, provide_codes, wanted_sources
+from .content import read_contents, settle_files
+from .distributions import Labels
+from .interpreter import Interpreter
+from .plan import Draft, FolderDraft, assemble, default_check, only_folders, plan_ingest, with_other
+from .publish import BASE, UPPER, is_hook_current, publish_manifest, published_draft
+from .scan import Area, Scan, area_kind, scan
+
+VERSION = "velo-notes 1"
+LOCK_DESCRIPTOR = 3
+MOST_JOBS = 2  # Somebody may be working at this machine.
+PATIENCE_SECONDS = 45.0  # Of compiling; what is left is learned next time.
+
+
+class Notes(NamedTuple):
+    """What the hook wrote down when a program had ended."""
+
+    key: str
+    executable: str
+    prefix: str
+    base_prefix: str
+    build: Build
+    stdlib: tuple[str, ...]
+    path: tuple[str, ...]
+    modules: tuple[tuple[str, str], ...]  # Full name and the file it came from.
+
+
+class LearnSummary(NamedTuple):
+    """What a learning run found and did."""
+
+    key: str
+    prefix: str
+    manifest: str
+    published: bool
+    folders: int  # In the upper manifest now.
+    modules: int  # With bytecode, in those folders.
+    compiled: int
+    taken_over: int
+    reused: int
+    deferred: int
+    unreadable: list[str]
+    seconds: float
+    cpu_seconds: float
+
+
+def parse_notes(data: bytes) -> Notes:
+    """The notes as the hook wrote them: UTF-8 records, each ended by a NUL.
+
+    Raises:
+        VeloError: they are not notes of this version, or something is missing.
+    """
+    version, *records = data.decode("utf-8", "surrogateescape").rstrip("\0").split("\0")
+    hint = "notes are written by the hook; `velo learn` is not meant to be called by hand"
+    if version != VERSION:
+        raise VeloError("these are not notes of a program that this Velo ran", hint=hint)
+    said: dict[str, list[str]] = {}
+    for record in records:
+        name, _, value = record.partition("=")
+        said.setdefault(name, []).append(value)
+    try:
+        build = build_of(bytes.fromhex(said["identity"][0]))
+        path = tuple(dict.fromkeys(_tidy(entry) for entry in said.get("path", ())))
+        extensions = tuple(entry for entry in path if os.path.basename(entry) == "lib-dynload")
+        return Notes(
+            said["key"][0],
+            said["executable"][0],
+            said["prefix"][0],
+            said["base_prefix"][0],
+            build,
+            (*said.get("stdlib", ()), *extensions),
+            path,
+            tuple(_module(note) for note in said.get("module", ())),
+        )
+    except (KeyError, ValueError) as error:
+        raise VeloError(f"the notes are damaged: {error}", hint=hint) from None
+
+
+def _tidy(entry: str) -> str:
+    """A search-path entry as `FileFinder` keeps it is taken literally, except for a slash at its end."""
+    return entry.rstrip("/") or "/"
+
+
+def _module(note: str) -> tuple[str, str]:
+    name, separator, origin = note.partition("\t")
+    if not separator or not origin.startswith("/"):
+        raise ValueError(f"module {note!r} has no file")
+    return name, origin
+
+
+def build_of(identity: bytes) -> Build:
+    """The build that an identity describes (FORMAT.md, section 2)."""
+    tag, optimisation, abiflags, *suffixes = identity.decode().split("\n")
+    cache_tag, _, magic = tag.rpartition("-")
+    return Build(cache_tag, bytes.fromhex(magic), int(optimisation), abiflags, tuple(suffixes))
+
+
+def learn(notes: bytes, store: Store, *, patience: float = PATIENCE_SECONDS) -> LearnSummary:
+    """Publish what one program imported, so that its next start is served.
+
+    Raises:
+        VeloError: the notes, the environment or the store cannot be used; StoreLocked while another is at it.
+    """
+    began = time.monotonic()
+    parsed = parse_notes(notes)
+    if manifest_key(parsed.build, parsed.prefix) != parsed.key:
+        raise VeloError(
+            "the notes are of another environment than they say", hint="run `velo doctor` in that environment"
+        )
+    with _lock(store, parsed.key) as lock:
+        # In vain until proven otherwise: the hook waits longer for each byte in here.
+        os.lseek(lock, 0, os.SEEK_END)
+        os.write(lock, b".")
+        with Catalog.open(store) as catalog:
+            summary = _Learning(parsed, store, catalog, began + patience).run()
+        interpreter = _interpreter(parsed)
+        if not is_hook_current(store, parsed.build):
+            hookcode.write(store, interpreter)
+        if summary.published:
+            os.ftruncate(lock, 0)
+    used = os.times()
+    return summary._replace(
+        seconds=time.monotonic() - began,
+        cpu_seconds=used.user + used.system + used.children_user + used.children_system,
+    )
+
+
+def _interpreter(notes: Notes) -> Interpreter:
+    """The interpreter as far as the notes tell; asking it would cost as much as learning a small program."""
+    build = notes.build
+    return Interpreter(
+        executable=notes.executable,
+        prefix=notes.prefix,
+        base_prefix=notes.base_prefix,
+        version="",
+        implementation="cpython",
+        cache_tag=build.cache_tag,
+        magic=build.magic,
+        abiflags=build.abiflags,
+        suffixes=build.suffixes,
+        gil_disabled="t" in build.abiflags,
+        stdlib=notes.stdlib,
+        sys_path=notes.path,
+    )
+
+
+@contextmanager
+def _lock(store: Store, key: str) -> Iterator[int]:
+    """The environment's lock: the one the hook took for us if there is one, else our own."""
+    path = store.run / f"{key}.lock"
+    try:
+        if os.path.samestat(os.fstat(LOCK_DESCRIPTOR), os.stat(path)) and held(LOCK_DESCRIPTOR):
+            inherited = True
+        else:
+            inherited = False
+    except OSError:
+        inherited = False
+    if inherited:
+        yield LOCK_DESCRIPTOR
+        return
+    with exclusive(path) as descriptor:
+        os.ftruncate(descriptor, 0)
+        yield descriptor
+
+
+class _Learning:
+    """The state of one learning run."""
+
+    def __init__(self, notes: Notes, store: Store, catalog: Catalog, deadline: float) -> None:
+        self.notes = notes
+        self.store = store
+        self.catalog = catalog
+        self.deadline = deadline
+        self.base = published_draft(store, notes.key, BASE)
+        self.upper = published_draft(store, notes.key, UPPER)
+
+    def run(self) -> LearnSummary:
+        scanned, carried = self._look()
+        plan = plan_ingest(
+            scanned,
+            with_other(self.base, self.upper),
+            self.notes.build,
+            checks={
+                area.path: default_check(area.kind, filesystem_of(area.path))
+                for area in scanned.areas
+                if area.kind is not None
+            },
+            wanted=[origin for _, origin in self.notes.modules],
+        )
+        contents = read_contents(plan.unread, self.store, self.catalog, label="", threads=1, advance=_ignore)
+        draft = plan.draft
+        settle_files(draft, plan, contents)
+        provided = provide_codes(
+            wanted_sources(plan, contents, Labels(scanned, self.notes.build)),
+            self.store,
+            self.catalog,
+            self.notes.build,
+            self.notes.executable,
+            jobs=min(available_cores(), MOST_JOBS),
+            advance=_ignore,
+            deadline=self.deadline,
+        )
+        merge_into(draft, provided)
+        upper = self._upper(draft, carried)
+        merged = merge_packs(upper, self.store, self.notes.build)
+        with self.catalog.write() as writing:
+            for pack in (*provided.packs, *merged):
+                writing.put_pack(pack)
+        path = self.store.manifest_folder(self.notes.key) / f"{UPPER}.velo"
+        if upper.folders:
+            published = publish_manifest(path, encode(assemble(upper, self.notes.build, self.notes.prefix)))
+        else:
+            published = path.exists()
+            path.unlink(missing_ok=True)
+        return LearnSummary(
+            key=self.notes.key,
+            prefix=self.notes.prefix,
+            manifest=str(path),
+            published=published,
+            folders=len(upper.folders),
+            modules=len(upper.codes),
+            compiled=provided.compiled,
+            taken_over=provided.taken_over,
+            reused=provided.found,
+            deferred=len(provided.deferred),
+            unreadable=[trouble.path for trouble in (*scanned.unreadable, *contents.unreadable)],
+            seconds=0.0,
+            cpu_seconds=0.0,
+        )
+
+    # -- which folders -----------------------------------------------------------------------------
+
+    def _look(self) -> tuple[Scan, dict[str, FolderDraft]]:
+        """List this program's folders and those of earlier ones that have changed; carry the others over."""
+        roots = [path for path in self.notes.path if os.path.isdir(path)]
+        folders, own_roots = folders_of(self.notes, roots)
+        areas = [Area(path, area_kind(path, self.notes.stdlib)) for path in roots]
+        areas += [Area(path, TREE) for path in own_roots]
+        carried: dict[str, FolderDraft] = {}
+        known_areas = {area.path for area in areas}
+        for path, folder in self.upper.folders.items():
+            if path in folders or not os.path.isdir(path):
+                continue
+            root = self.upper.roots[folder.root]
+            if _is_unchanged(folder) and not (root.check == ROOT_ONLY and root.path in known_areas):
+                carried[path] = folder
+            elif os.path.isdir(root.path):
+                folders[path] = root.path
+                if root.path not in known_areas:
+                    known_areas.add(root.path)
+                    areas.append(Area(root.path, root.kind))
+                    folders.setdefault(root.path, root.path)
+        index = {area.path: number for number, area in enumerate(areas)}
+        found = scan(areas, only={path: index[root] for path, root in folders.items()})
+        return self._with_search_path(found, roots, index), carried
+
+    def _with_search_path(self, found: Scan, roots: list[str], index: dict[str, int]) -> Scan:
+        """Add the folders that a search met though no module came from them: namespace packages."""
+        listed = {folder.path: folder for folder in found.folders}
+        spots: dict[str, list[str]] = {"": roots}
+        names: set[str] = set()
+        for name, origin in self.notes.modules:
+            if os.path.basename(origin).startswith("__init__."):
+                spots.setdefault(name, []).append(os.path.dirname(origin))
+            while name:
+                names.add(name)
+                name = name.rpartition(".")[0]
+        by_depth: dict[int, list[str]] = {}
+        for name in names:
+            by_depth.setdefault(name.count("."), []).append(name)
+        for depth in sorted(by_depth):
+            missing: dict[str, int] = {}
+            for name in by_depth[depth]:
+                parent, _, tail = name.rpartition(".")
+                for place in spots.get(parent, ()):
+                    folder = listed.get(place)
+                    if folder is not None and (tail in folder.folders or tail in folder.links):
+                        child = f"{place.rstrip('/')}/{tail}"
+                        if child not in spots.setdefault(name, []):
+                            spots[name].append(child)
+                        if child not in listed:
+                            missing[child] = index.get(child, folder.area)
+            more = scan(found.areas, only=missing)
+            listed.update((folder.path, folder) for folder in more.folders)
+            found = found._replace(
+                folders=found.folders + more.folders,
+                unreadable=found.unreadable + more.unreadable,
+                unsettled=found.unsettled + more.unsettled,
+            )
+        return found
+
+    def _upper(self, draft: Draft, carried: dict[str, FolderDraft]) -> Draft:
+        """What the upper manifest has to say: all that was learned, less what the base says just as well."""
+        both = Draft(
+            {**self.upper.roots, **draft.roots},
+            {**carried, **draft.folders},
+            {**self.upper.files, **draft.files},
+            {**self.upper.codes, **draft.codes},
+            draft.deferred | {path for path in self.upper.deferred if path not in draft.files},
+        )
+        for path in draft.files:  # What this run has looked at counts, also where it found less than before.
+            if path not in draft.codes:
+                both.codes.pop(path, None)
+        folders = {
+            path: folder
+            for path, folder in sorted(both.folders.items())
+            if folder.root in both.roots and not says_the_same(self.base, both, folder)
+        }
+        return only_folders(both, folders)
+
+
+def folders_of(notes: Notes, roots: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The folders to list -> their root: every root, every folder a module came from, and all between.
+
+    A module from outside of the search path (a `__path__` that was extended) brings a root of its own; those
+    are returned as well.
+    """
+    folders = {path: path for path in roots}
+    own_roots: dict[str, None] = {}
+    for _, origin in notes.modules:
+        folder = os.path.dirname(origin)
+        if folder in folders:
+            continue
+        above = [root for root in (*roots, *own_roots) if folder.startswith(root.rstrip("/") + "/")]
+        root = max(above, key=len, default=folder)
+        if not above:
+            own_roots[folder] = None
+        while folder != root:
+            folders.setdefault(folder, root)
+            folder = os.path.dirname(folder)
+        folders.setdefault(root, root)
+    return folders, list(own_roots)
+
+
+def _is_unchanged(folder: FolderDraft) -> bool:
+    try:
+        status = os.stat(folder.path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and (
+        (status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        == (folder.mtime_ns, folder.ctime_ns, folder.ino)
+    )
+
+
+def says_the_same(base: Draft, draft: Draft, folder: FolderDraft) -> bool:
+    """Whether the base serves a folder exactly as the draft would."""
+    known = base.folders.get(folder.path)
+    if known is None or known[2:] != folder[2:]:
+        return False
+    ours, theirs = draft.roots[folder.root], base.roots[known.root]
+    if ours.check != theirs.check or (ours.check == ROOT_ONLY and ours[3:5] != theirs[3:5]):
+        return False
+    return all(
+        draft.codes.get(path) == base.codes.get(path)
+        and (path in draft.deferred) == (path in base.deferred)
+        and _stamp(draft, path) == _stamp(base, path)
+        for path in (module.path for module in folder.modules)
+        if path
+    )
+
+
+def _stamp(draft: Draft, path: str) -> tuple[object, ...]:
+    record = draft.files.get(path)
+    return () if record is None else (record.size, record.mtime_ns, record.ctime_ns, record.ino)
+
+
+def _ignore(count: int) -> None:
+    """Nobody is watching."""

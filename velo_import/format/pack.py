@@ -27,6 +27,7 @@ KINDS = {"bytecode": BYTECODE, "content": FILE}  # kinds of pack, and what they 
 KIND_NAMES = {number: name for name, number in KINDS.items()}
 PLAIN, ZSTD = 0, 1  # codecs; the second is reserved
 NO_SOURCE = bytes(32)
+MAX_BUILD, MAX_LEVEL = 64, 2  # a build tag has to fit into a key of the catalogue
 
 # All little-endian; the tables are in FORMAT.md, sections 4.1 to 4.5.
 HEADER = Struct("<8sIIIIB39x")
@@ -78,13 +79,14 @@ def encode_end(
     header: bytes, entries: list[Entry], metadata: dict[str, Any], index_offset: int
 ) -> tuple[bytes, bytes]:
     """Index, metadata and tail as they follow the last payload; and the id of the pack."""
+    described(metadata)  # nothing is written that could not be read
     index = b"".join(RECORD.pack(*entry) for entry in sorted(entries))
-    described = cbor.encode(metadata)
-    pack_id = blake3(header + index + described).digest()
+    details = cbor.encode(metadata)
+    pack_id = blake3(header + index + details).digest()
     metadata_offset = index_offset + len(index)
-    size = metadata_offset + len(described) + TAIL.size
-    tail = TAIL.pack(TAIL_MAGIC, index_offset, len(entries), metadata_offset, len(described), size, pack_id)
-    return index + described + tail, pack_id
+    size = metadata_offset + len(details) + TAIL.size
+    tail = TAIL.pack(TAIL_MAGIC, index_offset, len(entries), metadata_offset, len(details), size, pack_id)
+    return index + details + tail, pack_id
 
 
 def decode_header(data: bytes) -> int:
@@ -140,3 +142,19 @@ def decode_end(header: bytes, data: bytes, tail: Tail) -> tuple[tuple[Entry, ...
             raise StoreCorrupt("pack index is not sorted")
         previous = (digest, source)
     return entries, cbor.decode(data[split:])
+
+
+def described(metadata: dict[str, Any]) -> tuple[str, str, int]:
+    """Label, build tag and optimisation level, out of the metadata."""
+    label = metadata.get("label", "")
+    build = metadata.get("build", "")
+    level = metadata.get("optimisation", 0)
+    if (
+        type(label) is not str
+        or type(build) is not str
+        or len(build.encode()) > MAX_BUILD
+        or type(level) is not int
+        or level not in range(MAX_LEVEL + 1)
+    ):
+        raise StoreCorrupt("pack has metadata that make no sense")
+    return label, build, level

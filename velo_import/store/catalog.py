@@ -10,12 +10,8 @@ store was copied, restored, tampered with) every payload is verified first.
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from struct import Struct
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -24,9 +20,10 @@ import lmdb
 
 from ..errors import StoreCorrupt, StoreMissing, VeloError
 from ..format import cbor, pack
-from ..host.files import Stamp, private_folder, stamp_of
+from ..host.files import Stamp, stamp_of
 from ..host.filesystems import filesystem_of
 from ..host.locks import exclusive
+from .environment import explained, is_whole, open_environment, set_aside
 from .layout import Store
 from .packs import PackFile, SealedPack, open_pack
 
@@ -40,12 +37,8 @@ VARIANT = Struct("<32sQQ32s")
 assert (LOCATION.size, VARIANT.size) == (64, 80)
 
 _MAP_SIZE = 256 << 20
-_READERS = 1024
 _LOCK_WAIT = 60.0
 _REBUILD_STEP = 100_000
-# LMDB's own layout: a page header of 16 bytes, then the meta record (magic ... last page number).
-_LMDB_META = Struct("<16xI20xI92xQ")
-_LMDB_MAGIC = 0xBEEFC0DE
 
 
 class Variant(NamedTuple):
@@ -148,11 +141,15 @@ class Catalog:
         with exclusive(store.run / "catalogue.lock", wait=_LOCK_WAIT):
             catalog = cls._try(store, map_size)  # somebody may have made it while we waited
             if catalog is None:
-                _set_aside(store.catalogue)
-                with _explained(store):
-                    catalog = cls(store, _environment(store, map_size))
+                set_aside(store.catalogue)
+                with explained(store.catalogue):
+                    catalog = cls(store, open_environment(store.catalogue, map_size=map_size))
+                try:
                     catalog._open_tables(create=True)
-                catalog._rebuild()
+                    catalog._rebuild()
+                except BaseException:
+                    catalog.close()
+                    raise
         return catalog
 
     def close(self) -> None:
@@ -181,7 +178,7 @@ class Catalog:
         self._judged.clear()
 
     def _commit(self, writing: Writing) -> None:
-        with _explained(self.store):
+        with explained(self.store.catalogue):
             while True:
                 try:
                     with self._begin(write=True) as transaction:
@@ -267,53 +264,58 @@ class Catalog:
             return None
 
     def _get(self, table: str, keys: Iterable[bytes], size: int = 0) -> list[tuple[bytes, bytes]]:
-        with _explained(self.store), self._begin() as transaction:
+        with explained(self.store.catalogue), self._begin() as transaction:
             get = transaction.get
             handle = self._tables[table]
             pairs = ((key, get(key, db=handle)) for key in keys)
             return [(key, bytes(value)) for key, value in pairs if value and (not size or len(value) == size)]
 
     def _rows(self, table: str) -> list[tuple[bytes, bytes]]:
-        with _explained(self.store), self._begin() as transaction:
+        with explained(self.store.catalogue), self._begin() as transaction:
             return [(bytes(key), bytes(value)) for key, value in transaction.cursor(self._tables[table])]
 
     # -- opening -----------------------------------------------------------------------------------
 
     @classmethod
     def _open_readonly(cls, store: Store) -> Catalog:
-        if not _is_whole(store.catalogue):
+        if not is_whole(store.catalogue):
             raise StoreMissing(
                 f"the store {store.home} has no catalogue that can be read", hint="`velo ingest` makes it"
             )
-        with _explained(store):
-            catalog = cls(store, _environment(store, 0))
+        with explained(store.catalogue):
+            catalog = cls(store, open_environment(store.catalogue, readonly=True))
+        try:
             catalog._open_tables()
+        except BaseException:
+            catalog.close()
+            raise
         return catalog
 
     @classmethod
     def _try(cls, store: Store, map_size: int) -> Catalog | None:
         """The catalogue if it is there, whole and complete; None when it has to be made."""
-        if not _is_whole(store.catalogue):
+        if not is_whole(store.catalogue):
             return None
-        environment = None
+        catalog = None
+        complete = False
         try:
-            with _explained(store):
-                environment = _environment(store, map_size)
-                catalog = cls(store, environment)
-                catalog._open_tables()
-                environment.reader_check()  # frees the slots of readers that were killed
-            if catalog._get("about", [b"format"]) == [(b"format", FORMAT)]:
-                return catalog
+            with explained(store.catalogue):
+                catalog = cls(store, open_environment(store.catalogue, map_size=map_size))
+                catalog._environment.reader_check()  # frees the slots of readers that were killed
+            catalog._open_tables()
+            complete = catalog._get("about", [b"format"]) == [(b"format", FORMAT)]
         except StoreCorrupt:
             pass
-        if environment is not None:
-            environment.close()
-        return None
+        finally:
+            if catalog is not None and not complete:
+                catalog.close()
+        return catalog if complete else None
 
     def _open_tables(self, *, create: bool = False) -> None:
         # Not in a transaction of ours: tables opened in one for reading are closed with it.
-        for name in TABLES:
-            self._tables[name] = self._environment.open_db(name.encode(), create=create)
+        with explained(self.store.catalogue):
+            for name in TABLES:
+                self._tables[name] = self._environment.open_db(name.encode(), create=create)
 
     def _begin(self, *, write: bool = False) -> lmdb.Transaction:
         try:
@@ -363,87 +365,3 @@ def _pack_record(key: bytes, value: bytes) -> PackRecord | None:
         if all(type(text) is str for text in texts) and all(type(number) is int for number in numbers):
             return record
     return None
-
-
-def _environment(store: Store, map_size: int) -> lmdb.Environment:
-    folder = store.catalogue
-    path = os.fsencode(folder)  # as text, names that are not UTF-8 would be refused
-    if store.readonly:
-        # A lock file cannot be written there; nobody who could write would share it with us anyway.
-        lock = os.access(folder / "lock.mdb", os.W_OK)
-        return lmdb.open(path, readonly=True, create=False, max_dbs=len(TABLES), lock=lock)
-    private_folder(folder)
-    return lmdb.open(
-        path, map_size=map_size, max_dbs=len(TABLES), max_readers=_READERS, mode=0o600, meminit=False
-    )
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether the file may be mapped: LMDB checks little, and missing bytes would end us with SIGBUS.
-
-    It may honestly be shorter than its newest state says (the last pages can be free and never written), so
-    a short one is read by another process first.
-    """
-    try:
-        with open(folder / "data.mdb", "rb") as file:
-            needed = 0
-            page = 4096
-            for number in (0, 1):
-                data = os.pread(file.fileno(), _LMDB_META.size, number * page)
-                magic, page, last = _LMDB_META.unpack(data.ljust(_LMDB_META.size, b"\0"))
-                if magic != _LMDB_MAGIC or page.bit_count() != 1:
-                    return False
-                needed = max(needed, (last + 1) * page)
-            if os.fstat(file.fileno()).st_size >= needed:
-                return True
-    except OSError:
-        return False
-    probe = [sys.executable, "-I", "-S", "-c", _PROBE, str(folder), *sys.path]
-    return subprocess.run(probe, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
-
-
-_PROBE = """
-import sys
-folder, sys.path[:] = sys.argv[1], sys.argv[2:]
-import lmdb
-environment = lmdb.open(folder, readonly=True, lock=False, create=False, max_dbs=16)
-with environment.begin() as transaction:
-    for name, _ in transaction.cursor():
-        for row in transaction.cursor(environment.open_db(name, txn=transaction, create=False)):
-            pass
-"""
-
-
-def _set_aside(folder: Path) -> None:
-    """Keep one damaged catalogue for whoever wants to know what happened to it."""
-    if folder.exists():
-        aside = folder.with_name("meta.db.damaged")
-        shutil.rmtree(aside, ignore_errors=True)
-        with suppress(OSError):
-            folder.rename(aside)
-
-
-@contextmanager
-def _explained(store: Store) -> Iterator[None]:
-    """Turn LMDB's errors into ours."""
-    try:
-        yield
-    except (lmdb.MapFullError, lmdb.MapResizedError):
-        raise
-    except (
-        lmdb.InvalidError,
-        lmdb.CorruptedError,
-        lmdb.PageNotFoundError,
-        lmdb.PanicError,
-        lmdb.VersionMismatchError,
-        lmdb.NotFoundError,
-    ) as error:
-        raise StoreCorrupt(
-            f"the catalogue {store.catalogue} is damaged", hint="remove that folder: it is made again"
-        ) from error
-    except lmdb.Error as error:
-        reason = str(error).rpartition(": ")[2].lower()
-        raise VeloError(
-            f"the catalogue {store.catalogue} cannot be used: {reason}",
-            hint="check the free space and the permissions there, or set VELO_HOME to another folder",
-        ) from error

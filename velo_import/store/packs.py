@@ -225,10 +225,7 @@ class PackFile:
             self.id = tail.checksum.hex()
             if path.stem != self.id:
                 raise StoreCorrupt("pack has the name of another one")
-            self.label = str(metadata.get("label", ""))
-            self.build = str(metadata.get("build", ""))
-            optimisation = metadata.get("optimisation", 0)
-            self.optimisation = optimisation if isinstance(optimisation, int) else 0
+            self.label, self.build, self.optimisation = pack.described(metadata)
         except StoreCorrupt as error:
             self.close()
             raise StoreCorrupt(f"{path}: {error}", hint=_HINT) from error

@@ -17,15 +17,13 @@ from typing import Any
 import click
 
 from ..config.settings import load
-from ..errors import VeloError
+from ..errors import StoreLocked, VeloError
 from ..host.files import publish
 from ..host.processes import calm_down
-from ..ingest.learn import learn
+from ..ingest.learning import learn
 from ..store.layout import Store
 from .checks import LAST_LEARN
 from .common import current_folder
-
-LOCK_DESCRIPTOR = 3
 
 
 @click.command("learn", hidden=True)
@@ -45,6 +43,8 @@ def command(check: bool) -> int:
         store = Store.open(Path(settings.home), create=True)
         summary = learn(notes, store)
         record["summary"] = summary._asdict()
+    except StoreLocked as error:  # Another learner is at it: that is no news.
+        return error.exit_code
     except VeloError as error:
         record |= {"error": error.message, "hint": error.hint}
         code = error.exit_code

@@ -74,6 +74,11 @@ class Velo:
             [*self.command, *arguments], env=environment, cwd=CHECKOUT, capture_output=True, text=True
         )
 
+    def forget(self) -> None:
+        """Begin with no store: what an older Velo learned is not measured. `home` is ours alone."""
+        shutil.rmtree(self.home, ignore_errors=True)
+        self.home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def ask(self, *arguments: str, variables: Mapping[str, str] | None = None) -> Any:
         """Call with `--json` and return what it says."""
         done = self.call(*arguments, "--json", variables=variables)

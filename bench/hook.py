@@ -37,7 +37,7 @@ _MEMORY_RUNS = 5
 
 # Runs in a fresh target interpreter. It imports the hook by name, which users' programs never do.
 _OPEN_MANIFEST = """
-import sys, time, mmap, json
+import sys, time, json
 sys.path.insert(0, sys.argv[1])
 from _frozen_importlib_external import _get_supported_file_loaders
 from velo_import.hook.install import build_identity
@@ -46,7 +46,7 @@ identity = build_identity([suffix for _, group in _get_supported_file_loaders() 
 times = []
 for _ in range(101):
     begin = time.perf_counter_ns()
-    Manifest(sys.argv[2], sys.argv[3], identity, mmap)
+    Manifest(sys.argv[2], sys.argv[3], identity)
     times.append((time.perf_counter_ns() - begin) / 1000)
 print(json.dumps(times))
 """
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     velo = find_velo(work / "homes" / f"{interpreter.tag}-hook", options.velo)
     if velo is None:
         raise BenchmarkFault("velo not found: install it, or run from a checkout with its requirements")
+    velo.forget()
     programs = list(PROGRAMS) if options.programs == "all" else options.programs.split(",")
     environment = build(work, interpreter, "pyc")
     variables = {**clean_variables(os.environ), "MPLCONFIGDIR": str(work / "matplotlib")}

@@ -101,7 +101,7 @@ def ingest_times(velo: Velo, environment: Environment, runs: int) -> dict[str, A
     again: list[float] = []
     summaries: list[Any] = []
     for _ in range(runs):
-        _empty(velo.home)
+        velo.forget()
         for times in (first, again):
             begin = time.perf_counter()
             summaries.append(_ingest(velo, environment))
@@ -151,7 +151,7 @@ def learning(velo: Velo, work: Path, environment: Environment, program: str, run
     consumed: list[float] = []
     totals: dict[str, int] = {}
     for _ in range(runs):
-        _empty(velo.home)
+        velo.forget()
         arm = arms_of({**clean_variables(os.environ), "MPLCONFIGDIR": str(work / "matplotlib")}, velo)["velo"]
         stats.unlink(missing_ok=True)
         done = run(arm.command(environment.python, str(script)), {**arm.variables, "VELO_STATS": str(stats)})
@@ -178,7 +178,7 @@ def disk(velo: Velo, work: Path, interpreter: Any) -> dict[str, Any]:
     """Ten environments, each without one of the ten packages: bytes of the trees and of one store."""
     names = [line.strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines() if line.strip()]
     names = [name for name in names if not name.startswith("#")]
-    _empty(velo.home)
+    velo.forget()
     parent = work / "ten"
     environments: list[Environment] = []
     after: list[int] = []
@@ -222,12 +222,6 @@ def _ingest(velo: Velo, environment: Environment) -> Any:
 
 def _store_size(velo: Velo) -> int:
     return tree_bytes([velo.home])[1]
-
-
-def _empty(home: Path) -> None:
-    """Begin with no store. The folder is the benchmark's own: never the one that VELO_HOME names outside."""
-    shutil.rmtree(home, ignore_errors=True)
-    home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _numbers(value: Any) -> Any:

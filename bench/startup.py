@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         home = work / "homes" / f"{interpreter.tag}-{name}"
         velo = None if options.plain_only else find_velo(home, options.velo)
         record["velo"] = velo.version if velo else "absent"
+        if velo is not None:
+            velo.forget()
         try:
             cell = cells.prepare(name, work, interpreter, home, _launcher_files(velo), packages)
         except slowfs.Unavailable as reason:

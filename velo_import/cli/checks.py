@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 from ..config.settings import Settings
 from ..errors import StoreMissing, VeloError
-from ..format.manifest import manifest_key
+from ..format.manifest import CHECK_NAMES, SITE, manifest_key
 from ..host.filesystems import filesystem_of
 from ..ingest.interpreter import Interpreter, probe
+from ..ingest.plan import default_check
 from ..launch.enable import enabled_files, find_sites
 from ..launch.environment import can_inject, child_environment, is_disabled
 from ..launch.injection import injection_folder
@@ -268,7 +269,7 @@ def manifests(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]
 def freshness(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]:
     """Which check the environment's file system gets; `auto` asks the kernel, everything else was chosen."""
     kind = filesystem_of(interpreter.prefix)
-    automatic = "root" if kind.network else "none" if kind.immutable else "stat"
+    automatic = CHECK_NAMES[default_check(SITE, kind)]
     chosen = automatic if settings.check == "auto" else settings.check
     origin = "automatic" if settings.check == "auto" else settings.values["check"].origin
     text = f"{chosen} ({origin}); {interpreter.prefix} is on {kind.name}"

@@ -24,7 +24,6 @@ CHECK = "VELO_CHECK"
 VERIFY = "VELO_VERIFY"
 READONLY = "VELO_READONLY"
 LOG = "VELO_LOG"
-TRACE = "VELO_TRACE"
 STATS = "VELO_STATS"
 NO_PROGRESS = "VELO_NO_PROGRESS"
 
@@ -40,7 +39,6 @@ VARIABLES = (
     Variable(VERIFY, "`1`", "hash every piece of bytecode again before it is used"),
     Variable(READONLY, "`1`", "use what the store has; learn and write nothing"),
     Variable(LOG, "`1` or file", "one line per decision of the hook, on stderr or appended to the file"),
-    Variable(TRACE, "file", "append the order in which modules were asked for"),
     Variable(
         STATS, "`1` or file", "one JSON object per process at its exit, on stderr or appended to the file"
     ),

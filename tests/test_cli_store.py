@@ -28,8 +28,10 @@ def test_ingest_says_what_it_did(velo: Velo, tree: Tree) -> None:
     """Files, modules, blobs, shared bytes, time and rate; the manifest's path last."""
     tree.write(APP)
 
-    first = velo.ingest().stdout.splitlines()
+    result = velo.ingest()
+    first = result.stdout.splitlines()
 
+    assert result.stderr == "", "progress is for people, not for pipes"
     assert [line.split()[0] for line in first] == [
         "target",
         "files",

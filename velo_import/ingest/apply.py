@@ -19,11 +19,14 @@ from typing import Any, NamedTuple
 
 from blake3 import blake3
 
+from velo_import import __version__
 from velo_import.errors import StoreMissing, VeloError
 from velo_import.format.manifest import (
+    NO_DIGEST,
     SITE,
     STDLIB,
     TREE,
+    VERSION,
     Manifest,
     PackRecord,
     encode,
@@ -192,7 +195,9 @@ class _Ingest:
             self.build = interpreter.build(self.optimisation)
             self.key = manifest_key(self.build, interpreter.prefix)
             self.path = self.store.manifest_folder(self.key) / f"{BASE}.velo"
-            fingerprint = blake3(scanned.fingerprint_source()).hexdigest()
+            # Another Velo may publish otherwise what it finds alike.
+            seen = f"{__version__} {VERSION}\n".encode() + scanned.fingerprint_source()
+            fingerprint = blake3(seen).hexdigest()
             summary = None if self.force else self._unchanged(fingerprint)
             if summary is None:
                 with exclusive(self.store.run / f"{self.key}.lock", wait=LOCK_PATIENCE) as lock:
@@ -242,7 +247,7 @@ class _Ingest:
     def _scan(self, areas: Sequence[Area]) -> Scan:
         self.progress(Progress("scan", 0, 0))
         slow = any(filesystem_of(area.path).network for area in areas)
-        return scan(areas, slow=slow)
+        return scan(areas, slow=slow, avoid=str(self.store.home))
 
     # -- nothing to do -----------------------------------------------------------------------------
 
@@ -305,7 +310,7 @@ class _Ingest:
             contents = self._read(plan)
         draft = plan.draft
         settle_files(draft, plan, contents)
-        with self.clock.phase("compile"):
+        with self.clock.phase("bytecode"):
             provided = self._provide(scanned, plan, contents)
             merge_into(draft, provided)
         own_files = [record for record in draft.files.values() if record.path in plan.content]
@@ -327,7 +332,7 @@ class _Ingest:
             "folders": len(scanned.folders),
             "modules": sum(path.endswith(".py") for path in draft.codes),
             "deferred": len(draft.deferred),
-            "blobs": len({record.digest for record in own_files}),
+            "blobs": len({record.digest for record in own_files} - {NO_DIGEST}),
             "bytes": sum(plan.content.values()),
             "excluded": plan.excluded,
         }
@@ -372,7 +377,7 @@ class _Ingest:
             plan.unread,
             self.store,
             self.catalog,
-            label=f"content:{os.path.basename(self.target)}",
+            label=f"content:{shown(os.path.basename(self.target))}",
             threads=min(self.jobs, 8),
             advance=report.advance,
         )
@@ -380,7 +385,7 @@ class _Ingest:
     def _provide(self, scanned: Scan, plan: Plan, contents: Contents) -> Provided:
         labels = Labels(scanned, self.build)
         wanted = wanted_sources(plan, contents, labels)
-        report = Reporter(self.progress, "compile", len(wanted))
+        report = Reporter(self.progress, "bytecode", len(wanted))
         return provide_codes(
             wanted,
             self.store,

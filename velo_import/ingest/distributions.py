@@ -76,7 +76,8 @@ class Labels:
 
 def label_of(info_name: str) -> str:
     """`Foo_Bar-1.2.dist-info` -> `foo-bar-1.2`: only the spelling of the name does not matter."""
-    name, _, version = info_name.removesuffix(INFO_SUFFIX).partition("-")
+    readable = os.fsencode(info_name).decode("utf-8", "backslashreplace")
+    name, _, version = readable.removesuffix(INFO_SUFFIX).partition("-")
     return f"{re.sub(r'[-_.]+', '-', name).lower()}-{version}" if version else name.lower()
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -277,8 +277,12 @@ class _Learning:
                     areas.append(Area(root.path, root.kind))
                     folders.setdefault(root.path, root.path)
         index = {area.path: number for number, area in enumerate(areas)}
-        found = scan(areas, only={path: index[root] for path, root in folders.items()})
+        found = self._scan(areas, {path: index[root] for path, root in folders.items()})
         return self._with_search_path(found, roots, index), carried
+
+    def _scan(self, areas: Sequence[Area], only: dict[str, int]) -> Scan:
+        slow = any(filesystem_of(area.path).network for area in areas)
+        return scan(areas, slow=slow, only=only, suffixes=self.notes.build.suffixes)
 
     def _with_search_path(self, found: Scan, roots: list[str], index: dict[str, int]) -> Scan:
         """Add the folders that a search met though no module came from them: namespace packages."""
@@ -306,7 +310,7 @@ class _Learning:
                             spots[name].append(child)
                         if child not in listed:
                             missing[child] = index.get(child, folder.area)
-            more = scan(found.areas, only=missing)
+            more = self._scan(found.areas, missing)
             listed.update((folder.path, folder) for folder in more.folders)
             found = found._replace(
                 folders=found.folders + more.folders,

@@ -270,7 +270,7 @@ class _Planner:
                     path = prefix + entry.name
                     flags |= IS_SYMLINK if entry.is_link else 0
                     if self.suffixes[suffix] == BYTECODE_SUFFIX:
-                        flags |= DEFER
+                        self.draft.deferred.add(path)
             modules.append(ModuleDraft(tail, mask, flags, suffix, path))
         return tuple(modules)
 

@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 from velo_import.format.manifest import SITE, STDLIB, TREE
@@ -128,8 +129,10 @@ def area_kind(path: str, stdlib: Iterable[str]) -> int:
     return TREE
 
 
-def list_folder(path: str) -> Folder:
-    """List one folder.
+def list_folder(path: str, suffixes: tuple[str, ...] = ()) -> Folder:
+    """List one folder; given suffixes, only files with one of them are asked for their stamps.
+
+    The others are then listed among `others`.
 
     Raises:
         OSError: it cannot be read, is gone, or is no folder.
@@ -146,6 +149,9 @@ def list_folder(path: str) -> Folder:
                 folders.append(name)
                 continue
             is_link = entry.is_symlink()
+            if suffixes and not is_link and not name.endswith(suffixes):
+                others.append(name)
+                continue
             try:
                 found = entry.stat()
             except OSError:  # A link that leads nowhere or round in circles, or a file that has just gone.
@@ -207,28 +213,36 @@ def scan(
     *,
     slow: bool = False,
     only: Mapping[str, int] | None = None,
+    suffixes: tuple[str, ...] = (),
+    avoid: str = "",
     sleep: Callable[[float], None] = time.sleep,
 ) -> Scan:
-    """Walk the areas, or list only the given folders (path -> index of the area that each belongs to).
+    """Walk the areas, or list only the given folders.
 
-    `slow` keeps many requests in flight, for network file systems. `sleep` is for tests.
+    Args:
+        slow: keep many requests in flight, for network file systems.
+        only: path -> index of its area; nothing below these folders is entered.
+        suffixes: ask only for the stamps of files with these.
+        avoid: a folder that is not entered; the store itself may lie in what is ingested.
+        sleep: for tests.
     """
-    walk = _Walk(tuple(dict.fromkeys(areas)), only)
+    walk = _Walk(tuple(dict.fromkeys(areas)), only, avoid)
+    list_one = partial(_try_list, suffixes=suffixes)
     if slow:
         with ThreadPoolExecutor(SLOW_WALKERS) as pool:
-            walk.run(lambda paths: list(pool.map(_try_list, paths)), sleep)
+            walk.run(lambda paths: list(pool.map(list_one, paths)), sleep)
     else:
-        walk.run(lambda paths: map(_try_list, paths), sleep)
+        walk.run(lambda paths: map(list_one, paths), sleep)
     return walk.result()
 
 
 _Listing = tuple[int, "Folder | OSError"]  # When it was begun, and what came of it.
 
 
-def _try_list(path: str) -> _Listing:
+def _try_list(path: str, suffixes: tuple[str, ...]) -> _Listing:
     began = time.time_ns()
     try:
-        return began, list_folder(path)
+        return began, list_folder(path, suffixes)
     except OSError as error:
         return began, error
 
@@ -236,9 +250,10 @@ def _try_list(path: str) -> _Listing:
 class _Walk:
     """The state of one walk: what is done, and what is still to be listed (path -> area, importable)."""
 
-    def __init__(self, areas: tuple[Area, ...], only: Mapping[str, int] | None) -> None:
+    def __init__(self, areas: tuple[Area, ...], only: Mapping[str, int] | None, avoid: str) -> None:
         self.areas = areas
         self.only = only
+        self.avoid = avoid
         self.starts = {area.path: index for index, area in enumerate(areas)}
         self.seen: set[str] = set()
         self.done: list[Folder] = []
@@ -311,6 +326,8 @@ class _Walk:
                 following[path] = area, importable and "." not in name
 
     def _is_skipped(self, path: str, name: str, area: int, kind: int | None) -> bool:
+        if path == self.avoid:
+            return True
         if kind == STDLIB:
             below = path[len(self.areas[area].path) + 1 :]
             return name in STDLIB_SKIPS or below in STDLIB_TESTS

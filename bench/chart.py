@@ -317,9 +317,10 @@ def _ingest(record: Mapping[str, Any]) -> Iterator[str]:
             rows.append((f"ingest {label}, {name}", f"{seconds:.2f} s", f"{rate:,} files/s"))
     if found := record.get("compileall"):
         rows.append((f"compileall -j 0, {found['modules']:,} modules", f"{found['seconds']:.2f} s", ""))
-    if found := record.get("learn"):
+    for kind, found in record.get("learn", {}).items():
         modules = f"{found['modules_served_next_time']} modules"
-        rows.append((f"learning {found['program']}, CPU", f"{found['cpu_seconds']:.2f} s", modules))
+        label = {"pyc": "with .pyc", "bare": "without .pyc"}[kind]
+        rows.append((f"learning {found['program']} {label}, CPU", f"{found['cpu_seconds']:.2f} s", modules))
     if found := record.get("disk"):
         count = found["environments"]
         rows.append(

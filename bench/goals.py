@@ -87,8 +87,9 @@ def _ingest(record: Mapping[str, Any]) -> Iterator[Verdict]:
             extra = kinds["bare"]["seconds"]["first"] - kinds["pyc"]["seconds"]["first"]
             text = f"{extra:.2f} s against {reference['seconds']:.2f} s"
             yield Verdict("compiling no slower than compileall -j 0", text, extra <= reference["seconds"])
-    if learned := record.get("learn"):
-        name = f"learning {learned['program']} <= 3 s of CPU"
+    for kind, learned in record.get("learn", {}).items():
+        modules = learned["modules_served_next_time"]
+        name = f"learning {learned['program']} ({kind}, {modules} modules) <= 3 s of CPU"
         yield _at_most(name, learned["cpu_seconds"], 3.0, "s")
 
 

@@ -25,7 +25,7 @@ from bench import records
 from bench.arms import CHECKOUT, Velo, arms_of, clean_variables, find_velo, read_stats
 from bench.environment import Environment, build, check_bare, work_folder
 from bench.figures import percentile
-from bench.interpreters import find_interpreter
+from bench.interpreters import Interpreter, find_interpreter
 from bench.measure import BenchmarkFault, become_subreaper, run, settle
 from bench.pagecache import files_below
 from bench.programs import PROGRAMS, write_program
@@ -58,9 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record["compileall"] = compileall_times(work, bare, options.runs)
         check_bare(bare)
     if "learn" in parts:
-        record["learn"] = learning(velo, work, compiled, options.learn_program, options.runs)
+        program = options.learn_program
+        record["learn"] = {
+            "pyc": learning(velo, work, compiled, program, {}, options.runs),
+            "bare": learning(velo, work, bare, program, {"PYTHONDONTWRITEBYTECODE": "1"}, options.runs),
+        }
     if "disk" in parts:
-        record["disk"] = disk(velo, work, interpreter)
+        record["disk"] = disk(velo, work, interpreter, options.environments)
     print(render(record))
     if options.json:
         records.save(Path(options.json).with_suffix(".json"), record)
@@ -71,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.ingest", description="Cost of filling the store.")
     parser.add_argument("--parts", default=",".join(PARTS), help="comma list of " + ", ".join(PARTS))
     parser.add_argument("--runs", type=int, default=5, help="repetitions of each (5)")
-    parser.add_argument("--learn-program", default="boto3", choices=list(PROGRAMS))
+    parser.add_argument("--environments", type=int, default=10, help="for disk (10)")
+    parser.add_argument("--learn-program", default="django", choices=list(PROGRAMS))
     parser.add_argument(
         "--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="version or path"
     )
@@ -131,9 +136,9 @@ def compileall_times(work: Path, bare: Environment, runs: int) -> dict[str, Any]
         for _ in range(runs):
             for folder in list(copy.rglob("__pycache__")):
                 shutil.rmtree(folder)
-            seconds.append(
-                run(command, clean_variables(os.environ)).seconds
-            )  # exits 1: test data that is no Python
+            # It exits with 1 (packages hold test data that is no Python), and its workers may outlive it.
+            seconds.append(run(command, clean_variables(os.environ)).seconds)
+            settle()
         compiled = sum(1 for _ in copy.rglob("*.pyc"))
     finally:
         shutil.rmtree(copy, ignore_errors=True)
@@ -144,7 +149,9 @@ def compileall_times(work: Path, bare: Environment, runs: int) -> dict[str, Any]
     }
 
 
-def learning(velo: Velo, work: Path, environment: Environment, program: str, runs: int) -> dict[str, Any]:
+def learning(
+    velo: Velo, work: Path, environment: Environment, program: str, extra: Mapping[str, str], runs: int
+) -> dict[str, Any]:
     """CPU seconds that the detached learner and its children consumed after the first run of a program."""
     script = write_program(work / "programs", program)
     stats = work / "learn-stats.jsonl"
@@ -152,7 +159,8 @@ def learning(velo: Velo, work: Path, environment: Environment, program: str, run
     totals: dict[str, int] = {}
     for _ in range(runs):
         velo.forget()
-        arm = arms_of({**clean_variables(os.environ), "MPLCONFIGDIR": str(work / "matplotlib")}, velo)["velo"]
+        variables = {**clean_variables(os.environ), **extra, "MPLCONFIGDIR": str(work / "matplotlib")}
+        arm = arms_of(variables, velo)["velo"]
         stats.unlink(missing_ok=True)
         done = run(arm.command(environment.python, str(script)), {**arm.variables, "VELO_STATS": str(stats)})
         if done.exit_code != 0:
@@ -174,7 +182,7 @@ def learning(velo: Velo, work: Path, environment: Environment, program: str, run
     }
 
 
-def disk(velo: Velo, work: Path, interpreter: Any) -> dict[str, Any]:
+def disk(velo: Velo, work: Path, interpreter: Interpreter, count: int) -> dict[str, Any]:
     """Ten environments, each without one of the ten packages: bytes of the trees and of one store."""
     names = [line.strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines() if line.strip()]
     names = [name for name in names if not name.startswith("#")]
@@ -183,7 +191,7 @@ def disk(velo: Velo, work: Path, interpreter: Any) -> dict[str, Any]:
     environments: list[Environment] = []
     after: list[int] = []
     try:
-        for left_out in names:
+        for left_out in names[:count]:
             rest = [name for name in names if name != left_out]
             environments.append(build(parent, interpreter, "linked", rest))
             _ingest(velo, environments[-1])
@@ -246,11 +254,11 @@ def render(record: Mapping[str, Any]) -> str:
         extra = kinds["bare"]["seconds"]["first"] - kinds["pyc"]["seconds"]["first"]
         lines.append(f"ingest without .pyc minus ingest with .pyc: {extra:.2f} s")
     if "learn" in record:
-        found = record["learn"]
-        lines.append(
-            f"learning {found['program']} ({found['modules_served_next_time']} modules):"
-            f" {found['cpu_seconds']:.2f} s of CPU"
-        )
+        for kind, found in record["learn"].items():
+            lines.append(
+                f"learning {found['program']} ({kind}, {found['modules_served_next_time']} modules):"
+                f" {found['cpu_seconds']:.2f} s of CPU"
+            )
     if "disk" in record:
         found = record["disk"]
         lines.append(

@@ -198,3 +198,20 @@ def test_start_code_swallows_everything(tmp_path: Path) -> None:
     damaged.write_text("def broken(:\n")
 
     exec(start_code(str(damaged), "/store"), {})
+
+
+def test_an_environment_that_cannot_be_written_says_so(velo: Velo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk or somebody else's folder: what failed and what to check, and nothing half-written."""
+    import errno
+
+    from velo_import.errors import VeloError
+    from velo_import.launch import enable
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise VeloError(f"could not write {path}: {os.strerror(errno.EROFS).lower()}", hint="set VELO_HOME")
+
+    monkeypatch.setattr(enable, "publish", refuse)
+    with pytest.raises(VeloError, match=r"velo\.pth: read-only") as caught:
+        enable.enable(velo.python.parents[1], str(velo.home))
+
+    assert caught.value.hint == "check the owner and the free space of that folder"

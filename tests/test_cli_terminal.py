@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person at a terminal sees: colour unless NO_COLOR, progress unless told otherwise, the same words."""
+"""What a person at a terminal sees: colour unless NO_COLOR, progress unless unwanted, the same words."""
 
 from __future__ import annotations
 

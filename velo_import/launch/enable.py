@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UsageFault, VeloError
+from ..host.files import publish
 from .injection import injection_folder, prepare
 
 MARK = "# Written by `velo enable`; `velo disable` removes it."
@@ -137,16 +137,9 @@ def _write_files(site: Site, files: dict[str, str]) -> list[Path]:
         path = site.folder / name
         if path.exists() and not _is_ours(path):
             raise VeloError(f"{path} exists and is not Velo's", hint="move it away, then try again")
-        temporary = site.folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            # Like any installed file: readable for everyone whom the umask lets.
-            temporary.write_text(content, encoding="ascii")
-            temporary.rename(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise VeloError(
-                f"cannot write {path}: {error.strerror}",
-                hint="check the owner and the free space of that folder",
-            ) from None
+            publish(path, [content.encode("ascii")], mode=0o644)
+        except VeloError as error:  # its hint is about the store; here somebody's environment refuses
+            raise VeloError(error.message, hint="check the owner and the free space of that folder") from None
         written.append(path)
     return written

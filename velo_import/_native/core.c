@@ -4,7 +4,7 @@
  * building Python's stat result.
  *
  * Reading order: `Map` (a read-only buffer over one mapped file), `map_file` (the only way to make one),
- * `is_unchanged`, then the module's tables. The Python twin is velo_import/hook/mapping.py; it is used where
+ * `is_unchanged`, `take_lock`, then the module's tables. The Python twin is velo_import/hook/mapping.py; it is used where
  * this module was not built, and the tests put both through the same cases.
  *
  * Why not CPython's own mmap module: before 3.13 it keeps a duplicate of the descriptor. A program that closes
@@ -19,6 +19,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -147,9 +148,31 @@ static PyObject *is_unchanged(PyObject *module, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(take_lock_doc,
+             "take_lock(path: bytes) -> int\n\n"
+             "Open a lock file, made if need be, and lock it without waiting. Gives the descriptor.\n"
+             "Raises OSError, BlockingIOError when another process holds it.");
+
+static PyObject *take_lock(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    const char *path = PyBytes_AsString(argument);
+    if (path == NULL)
+        return NULL;
+    int descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (descriptor < 0 || flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
+        PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, argument);
+        if (descriptor >= 0)
+            close(descriptor);
+        return NULL;
+    }
+    return PyLong_FromLong(descriptor);
+}
+
 static PyMethodDef functions[] = {
     {"map_file", map_file, METH_O, map_file_doc},
     {"is_unchanged", is_unchanged, METH_VARARGS, is_unchanged_doc},
+    {"take_lock", take_lock, METH_O, take_lock_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -30,6 +30,7 @@ from time import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from velo_import.hook.counts import Counts
@@ -38,13 +39,15 @@ LOCK_DESCRIPTOR = 3
 LONGEST_PAUSE = 12  # powers of two: after twelve fruitless runs the learner is started about once an hour
 
 
-def farewell(home: str, key: str, identity: bytes, counts: "Counts") -> None:
+def farewell(
+    home: str, key: str, identity: bytes, counts: "Counts", take_lock: "Callable[[bytes], int]"
+) -> None:
     """Write VELO_STATS if asked; start the learner if it could serve something next time."""
     target = environ.get("VELO_STATS", "")
     if target not in ("", "0"):
         append_statistics(target, counts)
-    if counts.learn and environ.get("VELO_READONLY", "0") in ("", "0"):
-        start_learner(home, key, identity)
+    if counts.wanted and environ.get("VELO_READONLY", "0") in ("", "0"):
+        start_learner(home, key, identity, counts.wanted, take_lock)
 
 
 def append_statistics(target: str, counts: "Counts") -> None:
@@ -57,7 +60,7 @@ def append_statistics(target: str, counts: "Counts") -> None:
     )
     line = (
         f'{{"runtime": "python", "pid": {getpid()}, "version": {quoted(sys.version.split()[0])}, '
-        f'"argv": [{argv}], {numbers}, "learn": {str(counts.learn).lower()}, "reasons": {{{reasons}}}}}\n'
+        f'"argv": [{argv}], {numbers}, "wanted": {len(counts.wanted)}, "reasons": {{{reasons}}}}}\n'
     )
     try:
         if target == "1":
@@ -89,7 +92,9 @@ def quoted(text: str) -> str:
     return f'"{"".join(out)}"'
 
 
-def start_learner(home: str, key: str, identity: bytes) -> None:
+def start_learner(
+    home: str, key: str, identity: bytes, wanted: dict[str, str], take_lock: "Callable[[bytes], int]"
+) -> None:
     """Start the learner detached, if no other is at work for this environment and the last was not in vain.
 
     The lock is taken here and inherited by the learner, so that of a hundred programs ending at once exactly
@@ -97,13 +102,10 @@ def start_learner(home: str, key: str, identity: bytes) -> None:
     """
     try:
         command = learner_command(home)
-        lock = open(f"{home}/run/{key}.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+        lock = take_lock(fsencode(f"{home}/run/{key}.lock"))
     except OSError:
         return
     try:
-        import fcntl
-
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         status = fstat(lock)
         # The learner appends a byte to the lock after each fruitless run: wait twice as long each time.
         if status.st_size and time() - status.st_mtime < 2 ** min(status.st_size, LONGEST_PAUSE):
@@ -111,7 +113,7 @@ def start_learner(home: str, key: str, identity: bytes) -> None:
         notes = memfd_create("velo-notes")
         try:
             # Through one descriptor that is rewound: what is written here is what the learner reads.
-            data = memoryview(take_notes(key, identity))
+            data = memoryview(take_notes(key, identity, wanted))
             while data:
                 data = data[write(notes, data) :]
             lseek(notes, 0, 0)
@@ -145,24 +147,27 @@ def descriptors_for(notes: int, lock: int) -> "list[tuple[Any, ...]]":
 
     A job runner waits for the last holder of its pipes: it would wait for a learner that kept one.
     """
-    actions: list[tuple[Any, ...]] = []
-    # Away from the low numbers first, so that no step overwrites what a later one needs.
-    safe_notes, safe_lock = 1022, 1023
-    actions.append((POSIX_SPAWN_DUP2, notes, safe_notes))
-    actions.append((POSIX_SPAWN_DUP2, lock, safe_lock))
-    actions.append((POSIX_SPAWN_DUP2, safe_notes, 0))
-    actions.append((POSIX_SPAWN_OPEN, 1, "/dev/null", O_RDWR, 0))
-    actions.append((POSIX_SPAWN_OPEN, 2, "/dev/null", O_RDWR, 0))
-    actions.append((POSIX_SPAWN_DUP2, safe_lock, LOCK_DESCRIPTOR))
     open_now = {int(name) for name in listdir("/proc/self/fd") if name.isdigit()}
-    for descriptor in sorted(open_now | {safe_notes, safe_lock}):
-        if descriptor > LOCK_DESCRIPTOR:
-            actions.append((POSIX_SPAWN_CLOSE, descriptor))
-    return actions
+    # Away from the low numbers first, so that no step overwrites what a later one needs.
+    free = (number for number in range(LOCK_DESCRIPTOR + 1, 1 << 20) if number not in open_now)
+    safe_notes, safe_lock = next(free), next(free)
+    above = sorted(number for number in open_now | {safe_notes, safe_lock} if number > LOCK_DESCRIPTOR)
+    return [
+        (POSIX_SPAWN_DUP2, notes, safe_notes),
+        (POSIX_SPAWN_DUP2, lock, safe_lock),
+        (POSIX_SPAWN_DUP2, safe_notes, 0),
+        (POSIX_SPAWN_OPEN, 1, "/dev/null", O_RDWR, 0),
+        (POSIX_SPAWN_OPEN, 2, "/dev/null", O_RDWR, 0),
+        (POSIX_SPAWN_DUP2, safe_lock, LOCK_DESCRIPTOR),
+        *((POSIX_SPAWN_CLOSE, number) for number in above),
+    ]
 
 
-def take_notes(key: str, identity: bytes) -> bytes:
-    """What the learner has to know: the interpreter, its path, and every module that came from a file."""
+def take_notes(key: str, identity: bytes, wanted: dict[str, str]) -> bytes:
+    """What the learner has to know: the interpreter, its path, and every module that came from a file.
+
+    `wanted` adds those that were looked for but failed when they were imported.
+    """
     notes = [
         "velo-notes 1",
         f"key={key}",
@@ -185,4 +190,5 @@ def take_notes(key: str, identity: bytes) -> bytes:
         origin = getattr(spec, "origin", None)
         if isinstance(origin, str) and origin.startswith("/") and getattr(spec, "has_location", False):
             notes.append(f"module={spec.name}\t{origin}")
+    notes += [f"module={name}\t{origin}" for name, origin in wanted.items() if origin]
     return b"".join(fsencode(note) + b"\0" for note in notes)

@@ -37,17 +37,9 @@ REGULAR_FILE = 8  # st_mode >> 12
 MISSING: "Any" = object()
 
 # What CPython's own classes must still be for our answer to stand for theirs.
-GET_CODE, EXEC_MODULE, CREATE_MODULE = (
-    SourceFileLoader.get_code,
-    SourceFileLoader.exec_module,
-    SourceFileLoader.create_module,
-)
-COMPILE, GET_DATA, PATH_STATS = (
-    SourceFileLoader.source_to_code,
-    SourceFileLoader.get_data,
-    SourceFileLoader.path_stats,
-)
-EXEC_EXTENSION = ExtensionFileLoader.exec_module
+GET_CODE = SourceFileLoader.get_code
+EXEC_MODULE = SourceFileLoader.exec_module
+COMPILE = SourceFileLoader.source_to_code
 FILE_FINDER_FIND = FileFinder.find_spec
 PATH_FINDER = PathFinder.__dict__
 PATH_FINDER_FIND = PATH_FINDER["find_spec"]
@@ -59,11 +51,7 @@ def is_import_system_patched() -> bool:
     return not (
         loader.get_code is GET_CODE
         and loader.exec_module is EXEC_MODULE
-        and loader.create_module is CREATE_MODULE
         and loader.source_to_code is COMPILE
-        and loader.get_data is GET_DATA
-        and loader.path_stats is PATH_STATS
-        and ExtensionFileLoader.exec_module is EXEC_EXTENSION
         and FileFinder.find_spec is FILE_FINDER_FIND
         and PATH_FINDER["find_spec"] is PATH_FINDER_FIND
         and PathFinder in sys.meta_path
@@ -198,11 +186,12 @@ class VeloFinder:
                 mask = self._live_mask(folder.names, tail)
                 if mask == 0:
                     continue
-                if at < 0 or folder.records[at] & MASK != mask:
-                    counts.defer_stale("folder changed")
-                    return None
-                if mask & BARE_NAME and not folder.records[at] & IS_FOLDER:
-                    counts.defer_stale("folder changed")
+                if (
+                    at < 0
+                    or folder.records[at] & MASK != mask
+                    or (mask & BARE_NAME and not folder.records[at] & IS_FOLDER)
+                ):
+                    self._unknown(name, folder, tail, mask)
                     return None
             elif at < 0:
                 continue
@@ -219,9 +208,11 @@ class VeloFinder:
                     child.ask()
                 inner = child.table.get("__init__", -1)
                 found = 0 if inner < 0 else child.records[inner] & MASK
-                if child.names is not None and self._live_mask(child.names, "__init__") != found:
-                    counts.defer_stale("folder changed")
-                    return None
+                if child.names is not None:
+                    mask = self._live_mask(child.names, "__init__")
+                    if mask != found:
+                        self._unknown(name, child, "__init__", mask)
+                        return None
                 if found > BARE_NAME:
                     return self._spec(name, "__init__", child, inner, True)
                 if not head & MASK & ~BARE_NAME:
@@ -231,6 +222,24 @@ class VeloFinder:
                 return self._spec(name, tail, folder, at, False)
         counts.defer("not found")
         return None
+
+    def _unknown(self, name: str, folder: Folder, tail: str, mask: int) -> None:
+        """Leave a module to `PathFinder` because the manifest does not know it as the folder lists it now."""
+        bit = 2
+        for suffix, _ in self.suffixes:
+            if mask & bit:
+                self.counts.defer_stale("folder changed", name, f"{folder.prefix}{tail}{suffix}")
+                return
+            bit <<= 1
+        if tail != "__init__":
+            # Only the bare name is there: a package that is new, or a namespace.
+            child = Folder(folder.prefix + tail, None, None, True)
+            child.ask()
+            inner = self._live_mask(child.names or set(), "__init__")
+            if inner > BARE_NAME:
+                self._unknown(name, child, "__init__", inner)
+                return
+        self.counts.defer("namespace package")
 
     def _spec(self, name: str, tail: str, folder: Folder, at: int, is_package: bool) -> "ModuleSpec | None":
         counts = self.counts
@@ -242,7 +251,7 @@ class VeloFinder:
         origin = f"{folder.prefix}{tail}{suffix}"
         if kind is SourceFileLoader:
             if not head >> 32:
-                counts.defer_learnable("no bytecode yet")
+                counts.defer_learnable("no bytecode yet", name, origin)
                 return None
             loader = VeloSourceLoader(name, origin)
             loader._folder = folder
@@ -254,7 +263,7 @@ class VeloFinder:
                 spec._cached = cached  # type: ignore[attr-defined]
         elif kind is ExtensionFileLoader:
             if (folder.asks or folder.names is not None) and stat(origin).st_mode >> 12 != REGULAR_FILE:
-                counts.defer_stale("folder changed")
+                counts.defer_stale("folder changed", name, origin)
                 return None
             spec = ModuleSpec(name, ExtensionFileLoader(name, origin), origin=origin)
             counts.native += 1
@@ -293,9 +302,6 @@ class VeloFinder:
         else:
             path = importer.path
         block, asks = self._block(path)
-        if block is None and not is_on_sys_path:
-            self.counts.defer_learnable("folder not known")
-            return None
         folder = Folder(path, importer, block, asks)
         self.folders[entry] = folder
         return folder

@@ -107,7 +107,7 @@ def install(home: str, native: str, load: "Callable[[str], Any]", now: "Callable
             finder = load("log")["LoggingFinder"](finder)
         sys.meta_path.insert(sys.meta_path.index(PathFinder), finder)
     else:
-        counts.learn = True
+        counts.wanted[""] = ""
         counts.reasons["no manifest"] = 1
     _at_exit(home, key, identity, counts, load)
     counts.install_us = (now() - started) // 1000
@@ -123,8 +123,8 @@ def _at_exit(home: str, key: str, identity: bytes, counts: Counts, load: "Callab
 
     def farewell() -> None:
         try:
-            if counts.learn or "VELO_STATS" in environ:
-                load("farewell")["farewell"](home, key, identity, counts)
+            if counts.wanted or "VELO_STATS" in environ:
+                load("farewell")["farewell"](home, key, identity, counts, mapping.take_lock)
         except Exception:
             pass
 

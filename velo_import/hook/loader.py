@@ -67,18 +67,18 @@ class VeloSourceLoader(SourceFileLoader):
         if fullname != self.name:
             return None
         if folder.asks and not is_source_unchanged(path, records, at):
-            counts.defer_stale("source changed")
+            counts.defer_stale("source changed", fullname, path)
             return None
         pack = folder.manifest.pack((records[at] >> 32) - 1)
         start = records[at + 1]
         end = start + records[at + 2]
         if pack is None or end > len(pack):
-            counts.defer_learnable("pack missing")
+            counts.defer_learnable("pack missing", fullname, path)
             return None
         view = pack[start:end]
         if counts.verify and int.from_bytes(source_hash(HASH_KEY, view), "little") != records[at + 8]:
             counts.errors += 1
-            counts.defer_learnable("bytecode damaged")
+            counts.defer_learnable("bytecode damaged", fullname, path)
             return None
         # Auditors see the event that reading the cached file would have raised.
         sys.audit("open", self._cached, "rb", OPEN_FLAGS)

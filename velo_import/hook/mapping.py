@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files mapped read-only, and stamps compared: by the native module, or by its twin here.
+"""Files mapped read-only, stamps compared, a lock taken: by the native module, or by its twin here.
 
 No descriptor may outlive a call. CPython's `mmap` keeps one before 3.13, which a program that closes all
 descriptors would hand to a stranger; there the twin reads the file instead of mapping it.
@@ -9,7 +9,19 @@ import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import ExtensionFileLoader
 from _imp import create_dynamic, exec_dynamic
-from posix import O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, close, fstat, open, read, stat
+from posix import (
+    O_CLOEXEC,
+    O_CREAT,
+    O_NOFOLLOW,
+    O_NONBLOCK,
+    O_RDONLY,
+    O_RDWR,
+    close,
+    fstat,
+    open,
+    read,
+    stat,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +50,7 @@ def map_file(path: bytes) -> "tuple[Any, tuple[int, int, int, int, int, int]]":
             status.st_ino,
         )
         if sys.version_info >= (3, 13) and status.st_size:
-            mapper = _mmap_module()
+            mapper = _borrowed("mmap")
             return mapper.mmap(descriptor, 0, access=mapper.ACCESS_READ, trackfd=False), stamp
         parts = []
         while part := read(descriptor, 1 << 24):
@@ -64,19 +76,34 @@ def is_unchanged(path: str, size: int, mtime_ns: int, ctime_ns: int, ino: int) -
     return None
 
 
-def _mmap_module() -> "Any":
-    """The `mmap` module, without leaving it in `sys.modules` where a program would not expect it."""
-    was_there = "mmap" in sys.modules
-    import mmap
+def take_lock(path: bytes) -> int:
+    """Open a lock file, made if need be, and lock it without waiting; gives the descriptor.
 
+    Raises:
+        OSError: it cannot be opened, or another process holds it (BlockingIOError).
+    """
+    fcntl = _borrowed("fcntl")
+    descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        close(descriptor)
+        raise
+    return descriptor
+
+
+def _borrowed(name: str) -> "Any":
+    """A module of the standard library that is not left in `sys.modules` if it was not there."""
+    was_there = name in sys.modules
+    module = __import__(name)
     if not was_there:
-        del sys.modules["mmap"]
-    return mmap
+        del sys.modules[name]
+    return module
 
 
 def use_native(path: str) -> bool:
-    """Replace both functions by the native module's, if it was built and fits this interpreter."""
-    global map_file, is_unchanged
+    """Replace these functions by the native module's, if it was built and fits this interpreter."""
+    global map_file, is_unchanged, take_lock
     try:
         spec = ModuleSpec(
             "velo_import._native.core", ExtensionFileLoader("velo_import._native.core", path), origin=path
@@ -85,5 +112,5 @@ def use_native(path: str) -> bool:
         exec_dynamic(native)
     except (ImportError, OSError, SystemError):
         return False
-    map_file, is_unchanged = native.map_file, native.is_unchanged
+    map_file, is_unchanged, take_lock = native.map_file, native.is_unchanged, native.take_lock
     return True

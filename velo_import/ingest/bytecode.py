@@ -35,7 +35,7 @@ NO_CODE = 0xFFFFFFFF
 BATCH_BYTES = 256 * 1024  # Of source in one frame: some 30 files, so that waiting for a turn costs nothing.
 BATCH_FILES = 64
 FRAMES_AHEAD = 3  # Frames a worker may have unanswered, so that it never waits for us.
-HOPELESS = 8  # Deaths without a single answer after which the interpreter, and no file, is to blame.
+HOPELESS = 16  # Deaths without a single answer after which the interpreter, and no file, is to blame.
 _F_SETPIPE_SZ = 1031
 _PIPE_BYTES = 1 << 20
 
@@ -170,24 +170,31 @@ class _Pool:
         try:
             batch = first or self._draw()
             while batch and not self._stopping.is_set():
-                lost = self._run_worker(batch)
-                for source in lost:  # One by one: the guilty file fails alone, its neighbours are compiled.
-                    if self._run_worker([source], alone=True):
-                        self._count_death()
-                        self._answers.put([(source.ticket, None)])
+                self._retry(self._run_worker(batch))
                 batch = self._draw()
         except BaseException as error:
             self._answers.put(error)
         finally:
             self._answers.put(None)
 
-    def _count_death(self) -> None:
-        self._deaths += 1
-        if self._deaths >= HOPELESS and not self._answered:
-            raise VeloError(
-                f"{self._command[0]} dies whenever it compiles something",
-                hint="create the environment anew, or name another interpreter with --python",
-            )
+    def _retry(self, lost: list[Source]) -> None:
+        """Compile what a dead worker owed, in halves of halves: the guilty file fails alone."""
+        groups = [lost] if lost else []
+        while groups and not self._stopping.is_set():
+            self._deaths += 1
+            if self._deaths >= HOPELESS and not self._answered:
+                raise VeloError(
+                    f"{self._command[0]} dies whenever it compiles something",
+                    hint="create the environment anew, or name another interpreter with --python",
+                )
+            group = groups.pop()
+            if len(group) == 1:
+                self._answers.put([(group[0].ticket, None)])
+                continue
+            middle = len(group) // 2
+            for half in (group[:middle], group[middle:]):
+                if self._run_worker(half, alone=True):
+                    groups.append(half)
 
     def _run_worker(self, batch: list[Source], alone: bool = False) -> list[Source]:
         """Feed one process until nothing is left or it dies; returns what it took and did not answer."""

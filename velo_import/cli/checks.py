@@ -224,8 +224,8 @@ def hook(interpreter: Interpreter, settings: Settings, environ: dict[str, str]) 
         plain = {name: value for name, value in environ.items() if name not in ("VELO_LOG", "PYTHONVERBOSE")}
         child = child_environment(plain, injection_folder=injection_folder(), home=settings.home, learn=False)
         try:
-            # `import this` would print; json is a package that no start-up has loaded.
-            _ask([interpreter.executable, "-c", "import json"], {**child, "VELO_STATS": target})
+            # json is a package that no start-up has loaded; -P keeps the current folder out of the answer.
+            _ask([interpreter.executable, "-P", "-c", "import json"], {**child, "VELO_STATS": target})
             record: dict[str, Any] = json.loads(Path(target).read_text(encoding="utf-8").splitlines()[0])
         except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
             if Path(settings.home).exists():

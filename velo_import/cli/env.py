@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import click
 
-from ..launch.environment import changes, child_environment, is_disabled
+from ..errors import VeloError
+from ..launch.environment import can_inject, changes, child_environment, is_disabled
 from ..launch.injection import injection_folder, prepare
 from . import render
 from .common import json_flag, settings
@@ -47,6 +48,11 @@ def command(shell: str | None, manifest: str, as_json: bool) -> None:
     velo env --shell fish | source
     """
     chosen = settings()
+    if not can_inject(injection_folder()):
+        raise VeloError(
+            f"PYTHONPATH cannot name {injection_folder()}",
+            hint="install Velo in a folder with no `:` in its name",
+        )
     prepare(chosen.home)
     environ = {name: value for name, value in os.environ.items() if name != "VELO_DISABLE"}
     child = child_environment(

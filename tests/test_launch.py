@@ -183,13 +183,14 @@ def test_disabled_run_is_a_plain_run(velo: Velo) -> None:
     assert not velo.home.exists()
 
 
-def test_a_deleted_current_folder_does_not_matter(velo: Velo) -> None:
+@pytest.mark.parametrize("home", [None, "relative/store"])
+def test_a_deleted_current_folder_does_not_matter(velo: Velo, home: str | None) -> None:
     """The program runs where it can; reading configuration must not trip."""
     script = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
     done = subprocess.run(
         ["sh", "-c", script, "sh", *VELO, "run", "--", "echo", "here"],
         cwd=velo.cwd,
-        env=velo.velo_environment(),
+        env={**velo.velo_environment(), **({"VELO_HOME": home} if home else {})},
         capture_output=True,
         text=True,
     )

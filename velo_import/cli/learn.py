@@ -35,6 +35,7 @@ def command(check: bool) -> int:
     settings = load(os.environ, current_folder())
     if not settings.learn_enabled:
         return 0
+    os.chdir("/")  # A folder that somebody stands in cannot be unmounted.
     calm_down(cpu_seconds=settings.learn_cpu_seconds)
     notes = sys.stdin.buffer.read()
     record: dict[str, Any] = {"prefix": _prefix(notes)}

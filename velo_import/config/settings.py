@@ -124,7 +124,7 @@ def load(environ: Mapping[str, str], folder: str, flags: Mapping[str, Any] | Non
     for path, table in tables:
         names = {key.name for key in KEYS}
         problems += [Problem(path, name, "unknown key") for name in table if name not in names]
-    values = {key.name: _resolve(key, environ, tables, flags or {}, problems) for key in KEYS}
+    values = {key.name: _resolve(key, environ, folder, tables, flags or {}, problems) for key in KEYS}
     return Settings(values, tuple(path for path, _ in tables), tuple(problems))
 
 
@@ -141,6 +141,7 @@ def require_valid(settings: Settings) -> Settings:
 def _resolve(
     key: Key,
     environ: Mapping[str, str],
+    folder: str,
     tables: list[tuple[str, dict[str, Any]]],
     flags: Mapping[str, Any],
     problems: list[Problem],
@@ -148,9 +149,9 @@ def _resolve(
     """The strongest usable value of one key; weaker files are checked too, so that their faults are seen."""
     candidates: list[tuple[Any, str, str]] = []
     if flags.get(key.name) is not None:
-        candidates.append((flags[key.name], os.getcwd(), "flag"))
+        candidates.append((flags[key.name], folder, "flag"))
     if key.variable and environ.get(key.variable):
-        candidates.append((environ[key.variable], os.getcwd(), f"variable {key.variable}"))
+        candidates.append((environ[key.variable], folder, f"variable {key.variable}"))
     candidates += [
         (table[key.name], os.path.dirname(path), path) for path, table in tables if key.name in table
     ]

@@ -42,22 +42,30 @@ def run(arguments: Sequence[str]) -> int:
     except Fault as fault:
         _complain(fault.message, fault.hint)
         return 2
-    home = options.get("home") or default_home(os.environ)
     environment = original_environment(os.environ)
-    learn = options.get("learn", "yes") == "yes"
     if not is_disabled(environment):
-        if learn and not environment.get("VELO_READONLY"):
-            prepare(home)
-        environment = child_environment(
-            environment,
-            injection_folder=injection_folder(),
-            home=home,
-            manifest=options.get("manifest", ""),
-            check=options.get("check", ""),
-            learn=learn,
-        )
+        try:
+            environment = _accelerated(environment, options)
+        except OSError:  # A relative VELO_HOME in a deleted folder: there is no such place, so run as we are.
+            pass
     _restore_signals()
     return _execute(command, environment)
+
+
+def _accelerated(environment: dict[str, str], options: Mapping[str, str]) -> dict[str, str]:
+    """The program's environment, after the store has been told how to learn from it."""
+    home = options.get("home") or default_home(environment)
+    learn = options.get("learn", "yes") == "yes"
+    if learn and environment.get("VELO_READONLY", "0") in ("", "0"):
+        prepare(home)
+    return child_environment(
+        environment,
+        injection_folder=injection_folder(),
+        home=home,
+        manifest=options.get("manifest", ""),
+        check=options.get("check", ""),
+        learn=learn,
+    )
 
 
 def parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

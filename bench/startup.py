@@ -153,7 +153,7 @@ class _Series:
         return self
 
     def _plain_output(self, program: str, script: Path) -> Sample:
-        """What every run must print; of two runs the second, which finds what the first wrote (a font list)."""
+        """What every run must print; of two runs the second, which finds what the first wrote."""
         wanted = [self._once(self.arms["plain"], script) for _ in range(2)][-1]
         if wanted.exit_code != 0:
             raise BenchmarkFault(f"{program} fails in plain Python: {wanted.stderr.decode()[-600:]}")

@@ -203,6 +203,34 @@ def test_a_goal_without_measurement_is_not_reached() -> None:
     assert [verdict.reached for verdict in goals.verdicts([hook])] == [None, False, True]
 
 
+def test_compiling_is_judged_apart_from_storing() -> None:
+    def kind(seconds: float, bytecode: float) -> dict[str, Any]:
+        times = {"first": seconds, "unchanged": 0.2}
+        rates = {"first": round(17000 / seconds), "unchanged": 85000}
+        phases = {"store": seconds - bytecode, "bytecode": bytecode}
+        return {
+            "files": 17000,
+            "seconds": times,
+            "files_per_second": rates,
+            "summary_first": {"phases": phases},
+        }
+
+    ingest = {
+        "kind": "ingest",
+        "python": "3.12.1",
+        "ingest": {"pyc": kind(3.0, 1.0), "bare": kind(12.0, 10.0)},
+        "compileall": {"seconds": 9.0},
+    }
+
+    found = {verdict.goal.split(" >=")[0]: verdict.reached for verdict in goals.verdicts([ingest])}
+
+    assert found == {
+        "hashing, storing, indexing": True,
+        "unchanged tree": True,
+        "compiling no slower than compileall -j 0 (Python 3.12.1)": False,
+    }
+
+
 def test_file_related_calls_are_counted_and_memory_is_not() -> None:
     pytest.importorskip("pyperf")
     from bench.hook import count_calls

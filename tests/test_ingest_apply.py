@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ingesting whole folders: what is published, what is read again, and what happens to trees and disks that misbehave."""
+"""Ingesting whole folders: what is published, what is read again, and trees and disks that misbehave."""
 
 from __future__ import annotations
 
@@ -42,13 +42,19 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def environment(python: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A virtual environment without a standard library of its own worth compiling: that would take seconds."""
+    """A virtual environment; its standard library is left out, because compiling it would take seconds."""
     monkeypatch.setattr(apply, "areas_of", _without_stdlib(apply.areas_of))
     return python.parents[1]
 
 
 def _without_stdlib(areas_of: Callable[..., tuple[apply.Area, ...]]) -> Callable[..., tuple[apply.Area, ...]]:
     return lambda *given: tuple(area for area in areas_of(*given) if area.kind != KIND_NAMES.index("stdlib"))
+
+
+COMPILE_UNCHECKED = """
+import py_compile, sys
+py_compile.compile(sys.argv[1], invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+"""
 
 
 def published(summary: IngestSummary) -> Manifest:
@@ -83,7 +89,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_everything_in_an_environment_is_stored_and_compiled(environment, site_packages, store):
-    site_packages.write({"pkg/__init__.py": "", "pkg/a.py": "x = 1\n", "pkg/data.json": "{}", "b.py": "y = 2\n"})
+    site_packages.write(
+        {"pkg/__init__.py": "", "pkg/a.py": "x = 1\n", "pkg/data.json": "{}", "b.py": "y = 2\n"}
+    )
 
     summary = ingest(environment, store=store)
 
@@ -207,8 +215,7 @@ def test_a_module_whose_cached_file_python_does_not_check_is_left_to_python(
     environment, site_packages, store, python
 ):
     site_packages.write({"a.py": "x = 'old'\n"})
-    code = "import py_compile as p, sys; p.compile(sys.argv[1], invalidation_mode=p.PycInvalidationMode.UNCHECKED_HASH)"
-    subprocess.run([python, "-c", code, site_packages / "a.py"], check=True)
+    subprocess.run([python, "-c", COMPILE_UNCHECKED, site_packages / "a.py"], check=True)
 
     record = module(published(ingest(environment, store=store)), site_packages / "a.py")
 
@@ -219,8 +226,7 @@ def test_also_when_the_store_has_bytecode_for_its_source(environment, site_packa
     site_packages.write({"a.py": "x = 'same'\n"})
     ingest(environment, store=store)
     site_packages.write({"b.py": "x = 'same'\n"})
-    code = "import py_compile as p, sys; p.compile(sys.argv[1], invalidation_mode=p.PycInvalidationMode.UNCHECKED_HASH)"
-    subprocess.run([python, "-c", code, site_packages / "b.py"], check=True)
+    subprocess.run([python, "-c", COMPILE_UNCHECKED, site_packages / "b.py"], check=True)
 
     manifest = published(ingest(environment, store=store))
 
@@ -259,7 +265,9 @@ def test_odd_names_links_pipes_and_empty_files_are_no_obstacle(environment, site
 
 
 def test_a_large_file_is_a_blob_of_its_own(environment, site_packages, store):
-    site_packages.write({"big.bin": b"a" * (content.LOOSE_FROM + 1), "twin.bin": b"a" * (content.LOOSE_FROM + 1)})
+    site_packages.write(
+        {"big.bin": b"a" * (content.LOOSE_FROM + 1), "twin.bin": b"a" * (content.LOOSE_FROM + 1)}
+    )
 
     summary = ingest(environment, store=store)
 
@@ -346,7 +354,9 @@ def test_stamps_are_never_fresher_than_a_tick(environment, site_packages, store)
     assert all(record.ctime_ns < now - 50_000_000 for record in manifest.files)
 
 
-def test_a_project_is_added_to_what_its_environment_has_already(environment, site_packages, store, tmp_path, python):
+def test_a_project_is_added_to_what_its_environment_has_already(
+    environment, site_packages, store, tmp_path, python
+):
     site_packages.write({"a.py": "x = 1\n"})
     ingest(environment, store=store)
     project = Tree(tmp_path / "project").write({"app.py": "y = 1\n", ".env": "SECRET=1\n", "lib/m.py": ""})
@@ -539,7 +549,7 @@ def test_progress_is_told_phase_by_phase(environment, site_packages, store):
 
 
 def test_many_small_changes_do_not_make_many_packs(environment, site_packages, store):
-    """Each pack costs a start some system calls, so a distribution's packs are merged when there are too many."""
+    """Each pack costs a start some system calls, so a distribution's packs are merged when they are many."""
     for number in range(8):
         site_packages.write({f"m{number}.py": f"x = {number}\n"})
         manifest = published(ingest(environment, store=store))
@@ -551,7 +561,9 @@ def test_many_small_changes_do_not_make_many_packs(environment, site_packages, s
 
 
 @pytest.mark.core
-def test_the_standard_library_comes_with_its_environment(python, site_packages, store, interpreter: Interpreter):
+def test_the_standard_library_comes_with_its_environment(
+    python, site_packages, store, interpreter: Interpreter
+):
     summary = ingest(python.parents[1], store=store)
 
     manifest = published(summary)
@@ -559,6 +571,8 @@ def test_the_standard_library_comes_with_its_environment(python, site_packages, 
     record = module(manifest, Path(stdlib) / "json" / "__init__.py")
     assert record.pack >= 0 and manifest.packs[record.pack].label.startswith("stdlib-")
     # Its files are the interpreter's, not the environment's: they are compiled and not copied.
-    assert all(not record.path.startswith(stdlib) or record.path.endswith((".py", ".so", ".pyc")) or record.flags & 1
-               for record in manifest.files)
+    assert all(
+        not record.path.startswith(stdlib) or record.path.endswith((".py", ".so", ".pyc")) or record.flags & 1
+        for record in manifest.files
+    )
     assert not summary.unreadable and not summary.changed_during

@@ -82,14 +82,14 @@ def test_a_python_that_velo_cannot_speed_up_is_refused_by_name(tmp_path, answer,
 def test_a_program_that_is_no_python_is_refused(tmp_path):
     python = script(tmp_path / "python", "echo 'Fatal: no module named encodings' >&2; exit 3")
 
-    with pytest.raises(VeloError, match="exit code 3.*encodings") as refusal:
+    with pytest.raises(VeloError, match=r"exit code 3.*encodings") as refusal:
         probe(str(python))
 
     assert refusal.value.hint
 
 
 def test_a_missing_interpreter_is_refused(tmp_path):
-    with pytest.raises(VeloError, match="cannot run .*No such file") as refusal:
+    with pytest.raises(VeloError, match=r"cannot run .*No such file") as refusal:
         probe(str(tmp_path / "python3.99"))
 
     assert "--python" in refusal.value.hint

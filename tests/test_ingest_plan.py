@@ -49,7 +49,9 @@ def entry(name: str, size: int = 10, mtime: int = 1, is_link: bool = False) -> F
     return FileEntry(name, size, mtime, mtime + 1, hash(name) & 0xFFFF, 0o100644, is_link)
 
 
-def folder(path: str, *names: str | FileEntry, area: int = 0, importable: bool = True, **more: object) -> Folder:
+def folder(
+    path: str, *names: str | FileEntry, area: int = 0, importable: bool = True, **more: object
+) -> Folder:
     """A listing; a name that ends in `/` is a folder."""
     files = tuple(name if isinstance(name, FileEntry) else entry(name) for name in names if name[-1:] != "/")
     folders = tuple(name[:-1] for name in names if isinstance(name, str) and name.endswith("/"))
@@ -144,7 +146,9 @@ def test_a_folder_beside_the_target_is_not_in_it():
     assert planned(found, content_below="/env").content == {}
 
 
-@pytest.mark.parametrize("name", [".env", ".env.production", "id_ed25519", "server.key", "cert.pem", ".netrc"])
+@pytest.mark.parametrize(
+    "name", [".env", ".env.production", "id_ed25519", "server.key", "cert.pem", ".netrc"]
+)
 def test_secrets_of_a_project_are_not_copied(name):
     project = scanned(folder("/app", name, "app.py"), areas=(Area("/app", TREE),))
     installed = scanned(folder("/site", name, "app.py"))

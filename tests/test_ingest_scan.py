@@ -103,7 +103,9 @@ def test_the_standard_librarys_tests_and_other_peoples_packages_are_not_entered(
 
 
 def test_histories_and_environments_inside_a_project_are_not_entered(tmp_path):
-    fill(tmp_path, "app.py", ".git/config", "node_modules/x/y.py", "env/pyvenv.cfg", "env/lib/z.py", "src/m.py")
+    fill(
+        tmp_path, "app.py", ".git/config", "node_modules/x/y.py", "env/pyvenv.cfg", "env/lib/z.py", "src/m.py"
+    )
 
     assert set(by_path(scan([Area(str(tmp_path), TREE)]), tmp_path)) == {".", "src"}
 
@@ -119,8 +121,11 @@ def test_the_store_is_not_entered(tmp_path):
 def test_a_folder_that_no_import_can_name_is_not_importable(tmp_path):
     fill(tmp_path, "pkg-1.0.dist-info/licenses/a.txt", "pkg/a.py")
 
-    importable = {name for name, folder in by_path(scan([Area(str(tmp_path), SITE)]), tmp_path).items()
-                  if folder.importable}
+    importable = {
+        name
+        for name, folder in by_path(scan([Area(str(tmp_path), SITE)]), tmp_path).items()
+        if folder.importable
+    }
 
     assert importable == {".", "pkg"}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -249,6 +249,26 @@ def usable_packs(store: Store, records: Mapping[PackRecord, object]) -> set[Pack
         if (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino) == record[2:]:
             usable.add(record)
     return usable
+
+
+def forget_damaged(draft: Draft, paths: Iterable[str], store: Store) -> None:
+    """Drop from a draft the bytecode of those paths that is no longer what its checksum says."""
+    by_pack: dict[PackRecord, list[str]] = {}
+    for path in paths:
+        if path in draft.codes:
+            by_pack.setdefault(draft.codes[path].pack, []).append(path)
+    for pack, sources in by_pack.items():
+        try:
+            descriptor = open_quietly(store.packs / pack.name)
+        except OSError:
+            continue
+        try:
+            for path in sources:
+                code = draft.codes[path]
+                if siphash(os.pread(descriptor, code.length, code.offset)) != code.bytecode_check:
+                    del draft.codes[path]
+        finally:
+            os.close(descriptor)
 
 
 class _Readers:

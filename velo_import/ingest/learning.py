@@ -9,6 +9,7 @@ program.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -25,17 +26,18 @@ from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 
 from . import hookcode
-from .codes import merge_into, merge_packs, provide_codes, wanted_sources
+from .codes import forget_damaged, merge_into, merge_packs, provide_codes, wanted_sources
 from .content import read_contents, settle_files
 from .distributions import Labels
 from .interpreter import Interpreter
 from .plan import Draft, FolderDraft, assemble, default_check, only_folders, plan_ingest, with_other
-from .publish import BASE, UPPER, is_hook_current, publish_manifest, published_draft
+from .publish import BASE, UPPER, is_hook_current, publish_manifest, published_draft, shown
 from .scan import Area, Scan, area_kind, scan
 
 VERSION = "velo-notes 1"
 LOCK_DESCRIPTOR = 3
 MOST_JOBS = 2  # Somebody may be working at this machine.
+GONE = (os.strerror(errno.ENOENT), os.strerror(errno.ENOTDIR))  # Removed since, or inside of a zip file.
 PATIENCE_SECONDS = 45.0  # Of compiling; what is left is learned next time.
 
 
@@ -96,7 +98,11 @@ def parse_notes(data: bytes) -> Notes:
             build,
             (*said.get("stdlib", ()), *extensions),
             path,
-            tuple(_module(note) for note in said.get("module", ())),
+            tuple(
+                (name, origin)
+                for name, _, origin in (note.partition("\t") for note in said.get("module", ()))
+                if name and origin.startswith("/")
+            ),
         )
     except (KeyError, ValueError) as error:
         raise VeloError(f"the notes are damaged: {error}", hint=hint) from None
@@ -105,13 +111,6 @@ def parse_notes(data: bytes) -> Notes:
 def _tidy(entry: str) -> str:
     """A search-path entry as `FileFinder` keeps it is taken literally, except for a slash at its end."""
     return entry.rstrip("/") or "/"
-
-
-def _module(note: str) -> tuple[str, str]:
-    name, separator, origin = note.partition("\t")
-    if not separator or not origin.startswith("/"):
-        raise ValueError(f"module {note!r} has no file")
-    return name, origin
 
 
 def build_of(identity: bytes) -> Build:
@@ -202,9 +201,12 @@ class _Learning:
 
     def run(self) -> LearnSummary:
         scanned, carried = self._look()
+        known = with_other(self.base, self.upper)
+        # One of these may be here because the hook found its bytecode damaged.
+        forget_damaged(known, {origin for _, origin in self.notes.modules}, self.store)
         plan = plan_ingest(
             scanned,
-            with_other(self.base, self.upper),
+            known,
             self.notes.build,
             checks={
                 area.path: default_check(area.kind, filesystem_of(area.path))
@@ -249,7 +251,11 @@ class _Learning:
             taken_over=provided.taken_over,
             reused=provided.found,
             deferred=len(provided.deferred),
-            unreadable=[trouble.path for trouble in (*scanned.unreadable, *contents.unreadable)],
+            unreadable=[
+                shown(trouble.path)
+                for trouble in (*scanned.unreadable, *contents.unreadable)
+                if trouble.reason not in GONE
+            ],
             seconds=0.0,
             cpu_seconds=0.0,
         )

@@ -179,6 +179,23 @@ CHANGES: dict[str, Callable[[Tree], object]] = {
 }
 
 
+@pytest.mark.parametrize("change", ["edited", "deleted", "replaced by a folder"])
+def test_target_of_a_link(tree: Tree, velo: Velo, change: str) -> None:
+    """What a linked module points to changes; the folder that holds the link does not."""
+    tree.write({"app.py": APP["app.py"], "real/part.py": APP["part.py"]})
+    (tree / "part.py").symlink_to("real/part.py")
+    velo.both("app.py", env=UNWRITTEN)
+
+    if change == "edited":
+        tree.write_unnoticed("real/part.py", "VALUE = 'new'\n")
+    else:
+        tree.write({"real/part.py": None})
+        if change == "replaced by a folder":
+            (tree / "real/part.py").mkdir()
+
+    same_as_plain(velo, "app.py", env=UNWRITTEN)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_change_of_shape(tree: Tree, velo: Velo, change: str) -> None:
     """Whatever takes a module's place on disk takes it in the program."""

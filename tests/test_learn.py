@@ -246,6 +246,19 @@ def test_ingest_uses_what_was_learned(program, project, python):
     assert any(label.startswith("tree:") for label in packs)
 
 
+def test_ingesting_another_folder_takes_nothing_from_what_was_learned(program, project, python, tmp_path):
+    project.write({"app.py": "x = 1\n"})
+    ingest(project.folder, python=str(python), store=program.store)
+    project.write({"app.py": "x = 22\n"})
+    program.learn({"app": project / "app.py"}, [project.folder])
+    other = Tree(tmp_path / "other").write({"m.py": "y = 1\n"})
+
+    ingest(other.folder, python=str(python), store=program.store)
+
+    assert program.folders() == {str(project.folder)}
+    assert b"\x16" in program.code(project / "app.py")
+
+
 def test_namespace_packages_and_folders_in_the_way_are_known(program, project, tmp_path):
     """Folders without an `__init__` leave no note, but a search has to know what they are."""
     project.write({"space/inner/mod.py": "", "data/file.txt": ""})

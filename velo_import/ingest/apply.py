@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +68,8 @@ from .publish import (
 from .scan import Area, Scan, Trouble, area_kind, scan
 
 LOCK_PATIENCE = 10.0
+LONG_WAIT = 0.05
+MOST_TROUBLES = 1000  # That the catalogue remembers.
 
 
 class Progress(NamedTuple):
@@ -195,14 +197,7 @@ class _Ingest:
             self.build = interpreter.build(self.optimisation)
             self.key = manifest_key(self.build, interpreter.prefix)
             self.path = self.store.manifest_folder(self.key) / f"{BASE}.velo"
-            # Another Velo may publish otherwise what it finds alike.
-            seen = f"{__version__} {VERSION}\n".encode() + scanned.fingerprint_source()
-            fingerprint = blake3(seen).hexdigest()
-            summary = None if self.force else self._unchanged(fingerprint)
-            if summary is None:
-                with exclusive(self.store.run / f"{self.key}.lock", wait=LOCK_PATIENCE) as lock:
-                    summary = self._ingest(scanned, fingerprint)
-                    os.ftruncate(lock, 0)  # Empty means to the hook: the last run was not in vain.
+            summary = self._unchanged(scanned) or self._ingest_alone(scanned)
         if output is not None:
             with self.clock.phase("publish"):
                 _copy_manifest(self.path, Path(os.path.abspath(output)))
@@ -251,11 +246,13 @@ class _Ingest:
 
     # -- nothing to do -----------------------------------------------------------------------------
 
-    def _unchanged(self, fingerprint: str) -> IngestSummary | None:
+    def _unchanged(self, scanned: Scan) -> IngestSummary | None:
         """The summary of last time if everything is as it was, what was published included."""
+        if self.force:
+            return None
         record = self.catalog.manifests().get(self.key)
         last = None if record is None else _scan_record(record, self.target)
-        if record is None or last is None or last.get("fingerprint") != fingerprint:
+        if record is None or last is None or last.get("fingerprint") != fingerprint(scanned):
             return None
         try:
             if list(stamp_of(os.stat(self.path))) != record["stamp"]:
@@ -264,7 +261,7 @@ class _Ingest:
             if usable_packs(self.store, packs) != set(packs):
                 return None
             return IngestSummary(
-                target=self.target,
+                target=shown(self.target),
                 manifest=str(self.path),
                 key=self.key,
                 unchanged=True,
@@ -288,7 +285,21 @@ class _Ingest:
 
     # -- everything else ---------------------------------------------------------------------------
 
-    def _ingest(self, scanned: Scan, fingerprint: str) -> IngestSummary:
+    def _ingest_alone(self, scanned: Scan) -> IngestSummary:
+        asked = time.monotonic()
+        with exclusive(self.store.run / f"{self.key}.lock", wait=LOCK_PATIENCE) as lock:
+            summary = None
+            if time.monotonic() - asked > LONG_WAIT:
+                # Somebody else was at it, and is done: what we saw may be older than what is published.
+                with self.clock.phase("scan"):
+                    scanned = self._scan(scanned.areas)
+                summary = self._unchanged(scanned)
+            if summary is None:
+                summary = self._ingest(scanned)
+            os.ftruncate(lock, 0)  # Empty means to the hook: the last run was not in vain.
+        return summary
+
+    def _ingest(self, scanned: Scan) -> IngestSummary:
         with self.clock.phase("plan"):
             self.progress(Progress("plan", 0, 0))
             previous = published_draft(self.store, self.key, BASE)
@@ -308,6 +319,11 @@ class _Ingest:
             plan = self._with_lost_content(plan)
         with self.clock.phase("store"):
             contents = self._read(plan)
+            with self.catalog.write() as writing:  # Now: compiling may take minutes, and be interrupted.
+                for pack in contents.packs:
+                    writing.put_pack(pack)
+                for blob in contents.loose:
+                    writing.put_loose(blob.digest, blob.size)
         draft = plan.draft
         settle_files(draft, plan, contents)
         with self.clock.phase("bytecode"):
@@ -320,13 +336,11 @@ class _Ingest:
             carry_over(draft, previous, [area.path for area in scanned.areas], still_there)
             merged = merge_packs(draft, self.store, self.build)
             with self.catalog.write() as writing:
-                for pack in (*contents.packs, *provided.packs, *merged):
+                for pack in (*provided.packs, *merged):
                     writing.put_pack(pack)
-                for blob in contents.loose:
-                    writing.put_loose(blob.digest, blob.size)
             manifest = assemble(draft, self.build, self.interpreter.prefix)
             changed = publish_manifest(self.path, encode(manifest))
-            trim_upper(self.store, self.key, self.build, draft)
+            trim_upper(self.store, self.key, self.build, {folder.path for folder in scanned.folders})
         counts = {
             "files": scanned.file_count(),
             "folders": len(scanned.folders),
@@ -336,12 +350,15 @@ class _Ingest:
             "bytes": sum(plan.content.values()),
             "excluded": plan.excluded,
         }
-        troubles = [*scanned.unreadable, *contents.unreadable, *provided.unreadable]
-        changed_during = [*scanned.unsettled, *contents.changed, *provided.changed]
+        troubles = [
+            Trouble(shown(path), reason)
+            for path, reason in (*scanned.unreadable, *contents.unreadable, *provided.unreadable)
+        ]
+        changed_during = [shown(path) for path in (*scanned.unsettled, *contents.changed, *provided.changed)]
         with self.clock.phase("publish"):
-            self._remember(manifest, scanned, "" if changed_during else fingerprint, counts, troubles)
+            self._remember(manifest, scanned, not changed_during, counts, troubles)
         return IngestSummary(
-            target=self.target,
+            target=shown(self.target),
             manifest=str(self.path),
             key=self.key,
             unchanged=not changed,
@@ -379,6 +396,7 @@ class _Ingest:
             self.catalog,
             label=f"content:{shown(os.path.basename(self.target))}",
             threads=min(self.jobs, 8),
+            slow=filesystem_of(self.target).network,
             advance=report.advance,
         )
 
@@ -400,9 +418,9 @@ class _Ingest:
         self,
         manifest: Manifest,
         scanned: Scan,
-        fingerprint: str,
+        is_whole: bool,
         counts: Mapping[str, int],
-        troubles: Iterable[Trouble],
+        troubles: Sequence[Trouble],
     ) -> None:
         """Note in the catalogue what was published, so that an unchanged tree is recognised by its digest."""
         record = self.catalog.manifests().get(self.key, {})
@@ -412,10 +430,10 @@ class _Ingest:
         record["packs"] = [list(pack) for pack in manifest.packs]
         record["scans"] = scans if isinstance(scans, dict) else {}
         record["scans"][shown(self.target)] = {
-            "fingerprint": fingerprint,
+            "fingerprint": fingerprint(scanned) if is_whole else "",
             "areas": [[os.fsencode(area.path), area.kind] for area in scanned.areas],
             "counts": dict(counts),
-            "unreadable": [[shown(trouble.path), trouble.reason] for trouble in troubles][:1000],
+            "unreadable": [list(trouble) for trouble in troubles[:MOST_TROUBLES]],
         }
         with self.catalog.write() as writing:
             writing.put_manifest(self.key, record)
@@ -455,6 +473,11 @@ def areas_of(target: str, interpreter: Interpreter) -> tuple[Area, ...]:
     elif target not in (interpreter.prefix, interpreter.base_prefix):
         areas.append(Area(target, SITE if _holds_distributions(target) else TREE))
     return tuple(areas)
+
+
+def fingerprint(scanned: Scan) -> str:
+    """One digest for all that a scan saw; and for this Velo, as another may publish the same otherwise."""
+    return blake3(f"{__version__} {VERSION}\n".encode() + scanned.fingerprint_source()).hexdigest()
 
 
 def _holds_distributions(folder: str) -> bool:

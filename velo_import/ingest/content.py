@@ -26,7 +26,7 @@ from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter, SealedPack, seal_all
 
 from .plan import Draft, Plan, Unread, file_record
-from .scan import COARSE_TICK_NS, FINE_TICK_NS, FileEntry, Trouble
+from .scan import COARSE_TICK_NS, FINE_TICK_NS, SLOW_WALKERS, FileEntry, Trouble
 
 LOOSE_FROM = 256 * 1024  # FORMAT.md, section 6: larger contents are files of their own.
 PACK_BYTES = 64 << 20
@@ -136,20 +136,22 @@ def read_contents(
     label: str,
     threads: int,
     advance: Callable[[int], None],
+    slow: bool = False,
 ) -> Contents:
     """Read and hash files; put the content of those that are wanted into the store, unless it is there.
 
+    `slow` keeps many requests in flight, for network file systems.
     Packs and blobs are on the disk when this returns, and unknown to the catalogue.
     """
     work = _Reading(store, catalog, label, advance)
     large = [item for item in unread if item.entry.size >= LOOSE_FROM and not item.is_source]
     small = [item for item in unread if item.entry.size < LOOSE_FROM or item.is_source]
     try:
-        with ThreadPoolExecutor(max(threads, 1)) as pool:
+        with ThreadPoolExecutor(SLOW_WALKERS if slow else max(threads, 1)) as pool:
             # Large files keep the disk and another core busy meanwhile: hashing lets go of Python's lock.
             digests = pool.map(_try_hash, large)
             for batch in _batches(small):
-                work.add_small(batch)
+                work.add_small(batch, (pool.map if slow else map)(_try_read, batch))
             work.add_large(large, digests, pool)
         return work.finish()
     finally:
@@ -167,6 +169,13 @@ def _batches(items: Iterable[Unread]) -> Iterator[list[Unread]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _try_read(item: Unread) -> tuple[bytes, FileEntry] | OSError | Changing:
+    try:
+        return read_steadily(item.path, item.entry, read_whole)
+    except (OSError, Changing) as error:
+        return error
 
 
 def _try_hash(item: Unread) -> tuple[bytes, FileEntry] | OSError | Changing:
@@ -190,15 +199,16 @@ class _Reading:
         self.new_blobs = 0
         self.new_bytes = 0
 
-    def add_small(self, batch: list[Unread]) -> None:
+    def add_small(
+        self, batch: list[Unread], answers: Iterable[tuple[bytes, FileEntry] | OSError | Changing]
+    ) -> None:
         texts: dict[bytes, bytes] = {}
         large: list[tuple[Unread, bytes]] = []
-        for item in batch:
-            try:
-                data, entry = read_steadily(item.path, item.entry, read_whole)
-            except (OSError, Changing) as error:
-                self._give_up(item, error)
+        for item, answer in zip(batch, answers, strict=True):
+            if not isinstance(answer, tuple):
+                self._give_up(item, answer)
                 continue
+            data, entry = answer
             digest = blake3(data).digest()
             check = siphash(data) if item.is_source else 0
             self.result.read[item.path] = Read(entry, digest, check)

@@ -12,6 +12,7 @@ import os
 import subprocess
 from pathlib import Path
 
+from velo_import.errors import VeloError
 from velo_import.format.manifest import HASH_KEY
 from velo_import.host.files import private_folder, publish
 from velo_import.ingest.interpreter import Interpreter
@@ -19,20 +20,21 @@ from velo_import.store.layout import Store
 
 MAGIC = b"VELOHOOK"
 
-# Run by the target interpreter: its own compiler and its own marshal.
+# Run by the target interpreter: its own compiler and its own marshal. It says first who it is, because the
+# name a program gives for its interpreter may lead to another one.
 COMPILE = """
-import marshal, os, sys
+import _frozen_importlib_external as external, marshal, os, sys
 folder = sys.argv[1]
-stamps, codes = [], {}
+status = os.stat(os.path.join(folder, "__init__.py"))
+codes = {}
 for name in sorted(os.listdir(folder)):
     if name.endswith(".py") and name != "__init__.py":
-        path = os.path.join(folder, name)
-        status = os.stat(path)
-        with open(path, "rb") as file:
+        with open(os.path.join(folder, name), "rb") as file:
             code = compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
-        stamps.append((name, (status.st_mtime_ns, status.st_ctime_ns, status.st_size)))
         codes[name[:-3]] = marshal.dumps(code)
-sys.stdout.buffer.write(marshal.dumps((tuple(stamps), codes)))
+tag = sys.implementation.cache_tag + "-" + external.MAGIC_NUMBER.hex()
+stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+sys.stdout.buffer.write(tag.encode() + b"\\0" + marshal.dumps((stamp, codes)))
 """
 
 
@@ -43,8 +45,29 @@ def write(store: Store, interpreter: Interpreter) -> Path:
         VeloError: the interpreter fails to compile it, or the store cannot be written.
     """
     folder = Path(__file__).parents[1] / "hook"
-    body = subprocess.run(
-        [interpreter.executable, "-I", "-S", "-c", COMPILE, str(folder)],
+    try:
+        body = _compiled(interpreter.executable, folder)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise VeloError(
+            f"{interpreter.executable} could not compile the hook: {error}",
+            hint="run `velo doctor` in that environment",
+        ) from error
+    tag = interpreter.build(0).tag
+    if not body.startswith(tag.encode() + b"\0"):
+        raise VeloError(
+            f"{interpreter.executable} is not the interpreter that the program ran under",
+            hint="start the program by the full path of its interpreter",
+        )
+    target = private_folder(store.run / "hook") / f"{tag}.code"
+    data = MAGIC + _imp.source_hash(HASH_KEY, body) + body
+    if not target.exists() or target.read_bytes() != data:
+        publish(target, [data], mode=0o600)
+    return target
+
+
+def _compiled(executable: str, folder: Path) -> bytes:
+    return subprocess.run(
+        [executable, "-I", "-S", "-c", COMPILE, str(folder)],
         env={**os.environ, "VELO_DISABLE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -52,8 +75,3 @@ def write(store: Store, interpreter: Interpreter) -> Path:
         check=True,
         timeout=60,
     ).stdout
-    target = private_folder(store.run / "hook") / f"{interpreter.build(0).tag}.code"
-    data = MAGIC + _imp.source_hash(HASH_KEY, body) + body
-    if not target.exists() or target.read_bytes() != data:
-        publish(target, [data], mode=0o600)
-    return target

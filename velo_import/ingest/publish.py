@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def publish_manifest(path: Path, data: bytes) -> bool:
     return True
 
 
-def trim_upper(store: Store, key: str, build: Build, base: Draft) -> None:
+def trim_upper(store: Store, key: str, build: Build, ingested: Set[str]) -> None:
     """Drop from the learned manifest every folder that has just been ingested: the base is younger."""
     path = store.manifest_folder(key) / f"{UPPER}.velo"
     try:
@@ -63,7 +64,7 @@ def trim_upper(store: Store, key: str, build: Build, base: Draft) -> None:
         path.unlink(missing_ok=True)
         return
     upper = draft_of(manifest)
-    kept = {name: folder for name, folder in upper.folders.items() if name not in base.folders}
+    kept = {name: folder for name, folder in upper.folders.items() if name not in ingested}
     if not kept:
         path.unlink(missing_ok=True)
     elif len(kept) < len(upper.folders):

@@ -20,17 +20,20 @@ def _velo_boot(folder, home):
     codes = {}
     try:
         compiled_path = "%s/run/hook/%s.code" % (home, tag)
-        descriptor = posix.open(compiled_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = posix.open(compiled_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             status = posix.fstat(descriptor)
-            data = posix.read(descriptor, status.st_size)
+            data = posix.read(descriptor, status.st_size)  # empty for a pipe, an error for a folder
         finally:
             posix.close(descriptor)
         is_ours = status.st_uid in (0, posix.geteuid()) and not status.st_mode & 0o022
         body = memoryview(data)[16:]
-        if is_ours and data[:8] == b"VELOHOOK" and _imp.source_hash(0x56454C4F, body) == data[8:16]:
-            stamps, compiled = marshal.loads(body)
-            if all(_velo_stamp(posix.stat(folder + "/" + name)) == stamp for name, stamp in stamps):
+        is_whole = data[:8] == b"VELOHOOK" and _imp.source_hash(0x56454C4F, body) == data[8:16]
+        if is_ours and is_whole and bytes(body[: len(tag) + 1]) == tag.encode() + b"\0":
+            stamp, compiled = marshal.loads(body[len(tag) + 1 :])
+            # Every installation rewrites this file; `velo` looks at the others (launch/injection.py).
+            status = posix.stat(folder + "/__init__.py")
+            if (status.st_mtime_ns, status.st_ctime_ns, status.st_ino) == stamp:
                 codes = compiled
     except (OSError, ValueError, EOFError, TypeError):
         pass
@@ -59,17 +62,14 @@ def _velo_boot(folder, home):
             before[full] = sys.modules.get(full)
             module = sys.modules[full] = type(sys)(full)
             exec(code_of(name), module.__dict__)
-        load("install")["install"](home, folder[:-4] + "_native/core.abi3.so", load, perf_counter_ns)
+        native = folder[:-4] + "_native/core.abi3.so"
+        load("install")["install"](home, native, bool(codes), load, perf_counter_ns)
     finally:
         for name in names:
             if before[name] is None:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = before[name]
-
-
-def _velo_stamp(status):
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def _velo_main(own_file, default_home):

@@ -64,9 +64,29 @@ static void map_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+PyDoc_STRVAR(map_forget_doc,
+             "forget() -> None\n\n"
+             "Give the pages back to the kernel; they are read again when they are touched. What has been\n"
+             "unmarshalled is not needed any more, and would count as this process's memory.");
+
+static PyObject *map_forget(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    Map *map = (Map *)self;
+    if (map->start != NULL)
+        madvise(map->start, (size_t)map->size, MADV_DONTNEED);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef map_methods[] = {
+    {"forget", map_forget, METH_NOARGS, map_forget_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot map_slots[] = {
     {Py_bf_getbuffer, map_getbuffer},
     {Py_tp_dealloc, map_dealloc},
+    {Py_tp_methods, map_methods},
     {Py_tp_doc, "A read-only buffer over one mapped file; holds no descriptor."},
     {0, NULL},
 };

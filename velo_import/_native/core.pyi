@@ -3,6 +3,8 @@ class Map:
     """A read-only buffer over one mapped file; holds no descriptor."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
+    def forget(self) -> None:
+        """Give the pages back to the kernel; they are read again when they are touched."""
 
 def map_file(path: bytes, /) -> tuple[Map, tuple[int, int, int, int, int, int]]:
     """Map a regular file; gives the map and (uid, mode, size, mtime_ns, ctime_ns, ino). Raises OSError."""

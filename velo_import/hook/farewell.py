@@ -7,6 +7,7 @@ block, and the learner must hold no descriptor, terminal or process group of the
 
 import sys
 from os import environ, fsencode
+from os.path import realpath
 from posix import (
     O_CLOEXEC,
     O_CREAT,
@@ -24,6 +25,7 @@ from posix import (
     open,
     posix_spawn,
     read,
+    readlink,
     write,
 )
 from time import time
@@ -163,6 +165,20 @@ def descriptors_for(notes: int, lock: int) -> "list[tuple[Any, ...]]":
     ]
 
 
+def interpreter() -> str:
+    """The path of this interpreter. `sys.executable` is a guess when argv[0] was not its name.
+
+    The learner checks whom it has got before it believes any bytecode.
+    """
+    try:
+        running = readlink("/proc/self/exe")
+    except OSError:
+        return sys.executable
+    if realpath(sys.executable) == running or not running.rpartition("/")[2].startswith("python"):
+        return sys.executable
+    return running
+
+
 def take_notes(key: str, identity: bytes, wanted: dict[str, str]) -> bytes:
     """What the learner has to know: the interpreter, its path, and every module that came from a file.
 
@@ -171,7 +187,7 @@ def take_notes(key: str, identity: bytes, wanted: dict[str, str]) -> bytes:
     notes = [
         "velo-notes 1",
         f"key={key}",
-        f"executable={sys.executable}",
+        f"executable={interpreter()}",
         f"prefix={sys.prefix}",
         f"base_prefix={sys.base_prefix}",
         f"optimize={sys.flags.optimize}",

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from velo_import.hook.manifest import Block, Manifest
 
 # Module flags and the bits of a record's first word (FORMAT.md, section 3).
-IS_FOLDER, DEFER = 1 << 24, 2 << 24
+IS_FOLDER, DEFER, IS_SYMLINK = 1 << 24, 2 << 24, 4 << 24
 MASK, BARE_NAME = 0xFFFF, 1
 REGULAR_FILE = 8  # st_mode >> 12
 MISSING: "Any" = object()
+NO_RECORDS = memoryview(b"").cast("Q")
 
 # What CPython's own classes must still be for our answer to stand for theirs.
 GET_CODE = SourceFileLoader.get_code
@@ -58,6 +59,14 @@ def is_import_system_patched() -> bool:
     )
 
 
+def is_regular_file(path: str) -> bool:
+    """What `FileFinder` asks before it believes a listing."""
+    try:
+        return stat(path).st_mode >> 12 == REGULAR_FILE
+    except OSError:
+        return False
+
+
 class Folder:
     """One path entry: the manifest's block of it if there is one, and the listing once the stamp has moved.
 
@@ -79,7 +88,7 @@ class Folder:
         "records",
         "table",
     )
-    manifest: "Manifest"
+    manifest: "Any"  # a Manifest, or None
 
     def __init__(self, path: str, importer: "Any", block: "Block | None", asks: bool) -> None:
         self.path = path
@@ -91,8 +100,9 @@ class Folder:
         if block is None:
             # No stamp can equal -1: the first use lists the folder.
             self.mtime = self.ctime = self.ino = -1
-            self.records: list[int] = []
+            self.records = NO_RECORDS
             self.table: dict[str, int] = {}
+            self.manifest = None
         else:
             self.mtime = block.mtime
             self.ctime = block.ctime
@@ -173,10 +183,13 @@ class VeloFinder:
         for entry in sys.path if path is None else path:
             folder = folders.get(entry)
             if folder is None or importers.get(entry) is not folder.importer:
-                opened = self._open(entry, path is None)
+                opened: Any = self._open(entry, path is None)
                 if opened is MISSING:
                     continue
-                if opened is None:
+                if type(opened) is self.zip_hook and opened.find_spec(name) is None:
+                    continue
+                if type(opened) is not Folder:
+                    counts.defer("other importer")
                     return None
                 folder = opened
             if folder.asks:
@@ -201,7 +214,8 @@ class VeloFinder:
                 child = folders.get(child_path)
                 if child is None or importers.get(child_path) is not child.importer:
                     opened = self._open(child_path, False)
-                    if opened is None or opened is MISSING:
+                    if type(opened) is not Folder:
+                        counts.defer("other importer")
                         return None
                     child = opened
                 if child.asks:
@@ -228,7 +242,11 @@ class VeloFinder:
         bit = 2
         for suffix, _ in self.suffixes:
             if mask & bit:
-                self.counts.defer_stale("folder changed", name, f"{folder.prefix}{tail}{suffix}")
+                origin = f"{folder.prefix}{tail}{suffix}"
+                if folder.manifest is None:
+                    self.counts.defer_learnable("folder not known", name, origin)
+                else:
+                    self.counts.defer_stale("folder changed", name, origin)
                 return
             bit <<= 1
         if tail != "__init__":
@@ -249,6 +267,12 @@ class VeloFinder:
             return None
         suffix, kind = self.suffixes[(head >> 16 & 0xFF) - 1]
         origin = f"{folder.prefix}{tail}{suffix}"
+        # The listing says that the name is there; whether it is still a file only the kernel knows, once the
+        # folder has changed or the name is a link.
+        is_doubtful = folder.names is not None or (folder.asks and head & IS_SYMLINK)
+        if (is_doubtful or (folder.asks and kind is ExtensionFileLoader)) and not is_regular_file(origin):
+            counts.defer_stale("folder changed", name, origin)
+            return None
         if kind is SourceFileLoader:
             if not head >> 32:
                 counts.defer_learnable("no bytecode yet", name, origin)
@@ -262,9 +286,6 @@ class VeloFinder:
             if sys.pycache_prefix is None:
                 spec._cached = cached  # type: ignore[attr-defined]
         elif kind is ExtensionFileLoader:
-            if (folder.asks or folder.names is not None) and stat(origin).st_mode >> 12 != REGULAR_FILE:
-                counts.defer_stale("folder changed", name, origin)
-                return None
             spec = ModuleSpec(name, ExtensionFileLoader(name, origin), origin=origin)
             counts.native += 1
         else:
@@ -275,8 +296,8 @@ class VeloFinder:
             spec.submodule_search_locations = [folder.path]
         return spec
 
-    def _open(self, entry: "Any", is_on_sys_path: bool) -> "Folder | Any":
-        """The folder of a path entry; MISSING if `PathFinder` would skip it, None if only it can answer."""
+    def _open(self, entry: "Any", is_on_sys_path: bool) -> "Any":
+        """The folder of a path entry; MISSING if `PathFinder` would skip it, else an importer not ours."""
         if not isinstance(entry, str):
             return MISSING
         if entry == "":
@@ -297,8 +318,7 @@ class VeloFinder:
             # PathFinder would make a FileFinder of it now. We spare that: the hooks are CPython's own.
             importer = None
         elif type(importer) is not FileFinder or vars(importer)["_loaders"] != self.suffixes:
-            self.counts.defer("other importer")
-            return None
+            return importer
         else:
             path = importer.path
         block, asks = self._block(path)
@@ -309,20 +329,19 @@ class VeloFinder:
     def _block(self, path: str) -> "tuple[Block | None, bool]":
         """The first block whose stamp holds, else the first there is; and whether to ask on each use."""
         raw = fsencode(path)
-        stale = None
+        known = []
         for manifest in self.manifests:
             try:
                 block = manifest.block(raw)
             except (Unusable, IndexError, ValueError):
                 self.counts.errors += 1
                 continue
-            if block is None:
-                continue
-            asks = self._asks(manifest, block.root)
+            if block is not None:
+                known.append((block, self._asks(manifest, block.root)))
+        for block, asks in known if len(known) > 1 else ():
             if not asks or mapping.is_unchanged(path, -1, block.mtime, block.ctime, block.ino):
                 return block, asks
-            stale = stale or block
-        return stale, True
+        return known[0] if known else (None, True)
 
     def _asks(self, manifest: "Manifest", root: int) -> bool:
         """Whether folders of this root are compared with the kernel on each use."""

@@ -75,12 +75,24 @@ def is_private(home: str) -> bool:
     return status.st_uid in (0, geteuid()) and not status.st_mode & 0o022
 
 
-def install(home: str, native: str, load: "Callable[[str], Any]", now: "Callable[[], int]") -> None:
+def can_learn(home: str) -> bool:
+    """Whether a learner may be started when this program ends."""
+    try:
+        stat(f"{home}/run/learner")
+    except OSError:
+        return False
+    return environ.get("VELO_READONLY", "0") in ("", "0")
+
+
+def install(
+    home: str, native: str, is_compiled: bool, load: "Callable[[str], Any]", now: "Callable[[], int]"
+) -> None:
     """Install the finder for this process, if its environment is known, and the exit function.
 
     Args:
         home: the store folder.
         native: path of the native module; the Python twin is used if it cannot be loaded.
+        is_compiled: whether this code came from the store; if not, the learner is to put it there.
         load: gives the namespace of another module of the hook by its short name.
         now: a clock in nanoseconds, for VELO_STATS.
     """
@@ -100,15 +112,18 @@ def install(home: str, native: str, load: "Callable[[str], Any]", now: "Callable
     counts = Counts(environ.get("VELO_VERIFY", "0") not in ("", "0"))
     mapping.use_native(native)
     manifests = open_manifests(home, key, identity, counts)
-    if manifests:
+    if not is_compiled:
+        counts.wanted[""] = ""
+    if not manifests:
+        counts.wanted[""] = ""
+        counts.reasons["no manifest"] = 1
+    if manifests or can_learn(home):
+        # Without a manifest the finder answers nothing, but notes what it could have answered.
         check = CHECKS.get(environ.get("VELO_CHECK", ""))
         finder = VeloFinder(manifests, counts, check, (hooks[0], hooks[1]), details)
         if environ.get("VELO_LOG"):
             finder = load("log")["LoggingFinder"](finder)
         sys.meta_path.insert(sys.meta_path.index(PathFinder), finder)
-    else:
-        counts.wanted[""] = ""
-        counts.reasons["no manifest"] = 1
     _at_exit(home, key, identity, counts, load)
     counts.install_us = (now() - started) // 1000
 

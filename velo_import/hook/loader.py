@@ -9,7 +9,7 @@ import sys
 from _frozen_importlib_external import SourceFileLoader
 from _imp import _fix_co_filename, source_hash  # type: ignore[attr-defined]
 from marshal import loads
-from posix import O_CLOEXEC, O_RDONLY
+from posix import O_CLOEXEC, O_RDONLY, stat
 
 import velo_import.hook.mapping as mapping
 
@@ -25,7 +25,7 @@ HASH_KEY = 0x56454C4F
 OPEN_FLAGS = O_RDONLY | O_CLOEXEC
 
 
-def is_source_unchanged(path: str, records: "list[int]", at: int) -> bool:
+def is_source_unchanged(path: str, records: memoryview, at: int) -> bool:
     """Whether the file is still the one that was compiled: same stamp, or same size and same content.
 
     Content is asked only when size agrees and a time or the inode does not, which is what installers that
@@ -51,12 +51,30 @@ class VeloSourceLoader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> "CodeType | None":
         """The module's code: from the pack while the source is unchanged, otherwise CPython's way."""
+        code = None
+        is_edited = False
         try:
             code = self._served(fullname)
+            is_edited = code is None and fullname == self.name and self._is_edited_in_its_second()
         except Exception:
             self._counts.errors += 1
-            code = None
+        if is_edited:
+            edited: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+            return edited
         return super().get_code(fullname) if code is None else code
+
+    def _is_edited_in_its_second(self) -> bool:
+        """Whether the source was edited within the second of the one we know, at equal size.
+
+        A `.pyc` of the old source would then pass CPython's check, which sees whole seconds.
+        """
+        records = self._folder.records
+        status = stat(self.path)
+        return (
+            status.st_mtime_ns // 1_000_000_000 == records[self._at + 3] // 1_000_000_000
+            and status.st_size == records[self._at + 6]
+            and not is_source_unchanged(self.path, records, self._at)
+        )
 
     def _served(self, fullname: str) -> "CodeType | None":
         path = self.path
@@ -70,12 +88,10 @@ class VeloSourceLoader(SourceFileLoader):
             counts.defer_stale("source changed", fullname, path)
             return None
         pack = folder.manifest.pack((records[at] >> 32) - 1)
-        start = records[at + 1]
-        end = start + records[at + 2]
-        if pack is None or end > len(pack):
+        view = None if pack is None else pack.read(records[at + 1], records[at + 2])
+        if view is None:
             counts.defer_learnable("pack missing", fullname, path)
             return None
-        view = pack[start:end]
         if counts.verify and int.from_bytes(source_hash(HASH_KEY, view), "little") != records[at + 8]:
             counts.errors += 1
             counts.defer_learnable("bytecode damaged", fullname, path)
@@ -89,6 +105,11 @@ class VeloSourceLoader(SourceFileLoader):
         _fix_co_filename(code, path)
         counts.served += 1
         return code
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SourceFileLoader) and vars(self) == vars(other)
+
+    __hash__ = SourceFileLoader.__hash__
 
     def __reduce__(self) -> "tuple[type, tuple[str, str]]":
         return SourceFileLoader, (self.name, self.path)

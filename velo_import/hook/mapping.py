@@ -92,6 +92,10 @@ def take_lock(path: bytes) -> int:
     return descriptor
 
 
+def nothing() -> None:
+    """Stands in for `forget` where nothing is mapped."""
+
+
 def _borrowed(name: str) -> "Any":
     """A module of the standard library that is not left in `sys.modules` if it was not there."""
     was_there = name in sys.modules

@@ -41,6 +41,7 @@ def learner_command() -> list[str]:
 
 def prepare(home: str) -> bool:
     """Write `run/learner` so that programs can learn. False when that cannot be: they run all the same."""
+    _drop_stale_code(home)
     wanted = os.fsencode("\0".join(learner_command()))
     path = os.path.join(home, "run", "learner")
     try:
@@ -55,6 +56,24 @@ def prepare(home: str) -> bool:
         return _is_ours(home) and _write(path, wanted)
     except OSError:
         return False
+
+
+def _drop_stale_code(home: str) -> None:
+    """Remove the hook's compiled code if a source of the hook is younger: a checkout that was edited.
+
+    An installation rewrites all files, which the hook sees by itself; edits in place it does not look for.
+    """
+    sources = os.path.join(_PACKAGE, "hook")
+    compiled = os.path.join(home, "run", "hook")
+    try:
+        with os.scandir(sources) as entries:
+            edited = max(entry.stat().st_mtime_ns for entry in entries if entry.name.endswith(".py"))
+        with os.scandir(compiled) as entries:
+            for entry in entries:
+                if entry.stat(follow_symlinks=False).st_mtime_ns <= edited:
+                    os.unlink(entry.path)
+    except OSError:
+        pass
 
 
 def _is_ours(home: str) -> bool:

@@ -214,7 +214,7 @@ def test_package_turned_namespace(tree: Tree, velo: Velo) -> None:
     velo.both("app.py", served=2)
     tree.write({"box/__init__.py": None})
 
-    assert "_NamespacePath" in same_as_plain(velo, "app.py")
+    assert "NamespacePath" in same_as_plain(velo, "app.py")
 
 
 def test_package_gains_and_loses_modules(tree: Tree, velo: Velo) -> None:

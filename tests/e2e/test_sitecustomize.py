@@ -19,6 +19,13 @@ SHOW = """
     """
 
 
+@pytest.fixture
+def no_other(velo: Velo) -> None:
+    """For stories in which the environment's sitecustomize is the only one."""
+    if velo.plain("-c", "import sitecustomize").code == 0:
+        pytest.skip("this Python has a sitecustomize in its standard library, which comes first")
+
+
 @pytest.mark.core
 def test_sitecustomize_of_the_environment(tree: Tree, velo: Velo, site_packages: Tree) -> None:
     """The environment's own sitecustomize runs once and is what `import sitecustomize` gives."""
@@ -83,6 +90,7 @@ def test_sitecustomize_that_ends_everything(tree: Tree, velo: Velo, site_package
         assert told(result.stderr) == told(plain.stderr)
 
 
+@pytest.mark.usefixtures("no_other")
 def test_sitecustomize_that_fails_verbosely(tree: Tree, velo: Velo, site_packages: Tree) -> None:
     """With -v, Python prints the traceback of a broken sitecustomize: the user's frames are its end."""
     tree.write({"app.py": "print('ran')"})
@@ -99,6 +107,7 @@ def test_sitecustomize_that_fails_verbosely(tree: Tree, velo: Velo, site_package
     assert frames(result.stderr) == frames(plain.stderr)
 
 
+@pytest.mark.usefixtures("no_other")
 def test_package_as_sitecustomize(tree: Tree, velo: Velo, site_packages: Tree) -> None:
     """A sitecustomize that is a package works, its parts too."""
     site_packages.write({"sitecustomize/__init__.py": "from sitecustomize.part import GREETING\n"})
@@ -131,6 +140,7 @@ def test_sitecustomize_that_changes_the_import_system(tree: Tree, velo: Velo, si
     velo.both("app.py", served=2)
 
 
+@pytest.mark.usefixtures("no_other")
 def test_sitecustomize_that_chains_by_itself(tree: Tree, velo: Velo, site_packages: Tree) -> None:
     """Another tool that injects itself in the same way: both are passed through, in either order."""
     tool = """
@@ -188,6 +198,7 @@ def test_without_any_other(tree: Tree, velo: Velo) -> None:
     velo.both("app.py")
 
 
+@pytest.mark.usefixtures("no_other")
 def test_sitecustomize_in_children(tree: Tree, velo: Velo, site_packages: Tree) -> None:
     """In a child of the program the user's sitecustomize runs once again, as it should."""
     site_packages.write({"sitecustomize.py": "print('hello', flush=True)\n"})

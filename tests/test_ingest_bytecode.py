@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from velo_import.errors import VeloError
+from velo_import.format.manifest import Build
 from velo_import.ingest.bytecode import Cached, Source, cached_name, compile_all, judge_cached
 from velo_import.ingest.content import entry_of
 from velo_import.ingest.scan import FileEntry
@@ -101,8 +102,21 @@ def test_names_of_cached_files_are_pythons_own(level):
     assert os.path.basename(path) == cached_name("mod", sys.implementation.cache_tag, level)
 
 
+def own_build(level: int) -> Build:
+    """The build of the Python that runs these tests, as far as compiling is concerned."""
+    return Build(sys.implementation.cache_tag, importlib.util.MAGIC_NUMBER, level, "", ())
+
+
+def test_another_interpreter_than_the_one_named_is_refused():
+    """A path that leads to another Python must not put its bytecode under our tag."""
+    other = own_build(0)._replace(cache_tag="cpython-399")
+
+    with pytest.raises(VeloError, match="is not the interpreter"):
+        list(compile_all([Source(0, "m.py", b"x = 1\n")], sys.executable, other, 2))
+
+
 def compiled(sources: list[Source], jobs: int = 2, level: int = 0) -> dict[int, bytes | None]:
-    return dict(compile_all(sources, sys.executable, level, jobs))
+    return dict(compile_all(sources, sys.executable, own_build(level), jobs))
 
 
 def test_compiled_code_is_what_python_would_have_compiled():
@@ -146,7 +160,7 @@ def test_thousands_of_files_come_back_once_each():
         Source(ticket, f"m{ticket}.py", b"x = %d\n" % ticket * (ticket % 300)) for ticket in range(3000)
     )
 
-    answers = list(compile_all(sources, sys.executable, 0, 3))
+    answers = list(compile_all(sources, sys.executable, own_build(0), 3))
 
     assert sorted(ticket for ticket, _ in answers) == list(range(3000))
     assert all(code for _, code in answers)
@@ -177,7 +191,7 @@ def test_a_source_that_kills_the_compiler_costs_only_itself(tmp_path):
     python = fragile(tmp_path, "source.startswith(b'kill')")
     sources = [Source(n, f"m{n}.py", b"kill()" if n in (3, 40) else b"x = 1\n" * 500) for n in range(300)]
 
-    answers = dict(compile_all(sources, python, 0, 2))
+    answers = dict(compile_all(sources, python, own_build(0), 2))
 
     assert {ticket for ticket, code in answers.items() if code is None} == {3, 40}
     assert len(answers) == 300
@@ -187,20 +201,22 @@ def test_an_interpreter_that_dies_on_everything_is_an_error(tmp_path):
     python = fragile(tmp_path, "True")
 
     with pytest.raises(VeloError, match="dies whenever it compiles"):
-        list(compile_all((Source(n, f"{n}.py", b"x = 1\n") for n in range(1000)), python, 0, 2))
+        list(compile_all((Source(n, f"{n}.py", b"x = 1\n") for n in range(1000)), python, own_build(0), 2))
 
 
 def test_a_missing_interpreter_is_an_error(tmp_path):
     with pytest.raises(VeloError, match="cannot run"):
-        list(compile_all([Source(0, "m.py", b"")], str(tmp_path / "python"), 0, 2))
+        list(compile_all([Source(0, "m.py", b"")], str(tmp_path / "python"), own_build(0), 2))
 
 
 def test_nothing_to_compile_starts_no_interpreter(tmp_path):
-    assert list(compile_all([], str(tmp_path / "python"), 0, 2)) == []
+    assert list(compile_all([], str(tmp_path / "python"), own_build(0), 2)) == []
 
 
 def test_a_caller_that_stops_early_leaves_no_process_behind():
-    answers = compile_all((Source(n, "m.py", b"x = 1\n") for n in range(100_000)), sys.executable, 0, 2)
+    answers = compile_all(
+        (Source(n, "m.py", b"x = 1\n") for n in range(100_000)), sys.executable, own_build(0), 2
+    )
 
     next(answers)
     answers.close()  # type: ignore[attr-defined] # it is a generator

@@ -27,8 +27,11 @@ from velo_import.format.manifest import (
 from velo_import.host.locks import exclusive
 from velo_import.ingest import codes, ingest
 from velo_import.ingest.interpreter import probe
-from velo_import.ingest.learning import build_of, learn, parse_notes
+from velo_import.ingest.learning import learn
+from velo_import.ingest.notes import VAIN, build_of, parse_notes
 from velo_import.store.layout import Store
+
+MARK = b"eight by"
 
 
 class Program:
@@ -49,6 +52,7 @@ class Program:
             "base_prefix": self.interpreter.base_prefix,
             "optimize": "0",
             "identity": self.build.identity().hex(),
+            "mark": MARK.hex(),
             **replaced,
         }
         records = ["velo-notes 1", *(f"{name}={value}" for name, value in said.items())]
@@ -59,6 +63,10 @@ class Program:
 
     def learn(self, modules: dict[str, Path], path: list[Path]):
         return learn(self.notes(modules, path), self.store)
+
+    @property
+    def vain(self) -> Path:
+        return self.store.run / f"{self.key}.vain"
 
     @property
     def lock(self) -> Path:
@@ -117,18 +125,19 @@ def test_a_second_program_adds_to_what_the_first_has_taught(program, project):
     assert program.module(project / "two/__init__.py").pack >= 0
 
 
-def test_learning_again_publishes_nothing_and_says_so_in_the_lock(program, project):
-    """The hook waits twice as long for each byte in there, so that it does not try for ever."""
+def test_learning_again_publishes_nothing_and_says_so(program, project):
+    """The hook waits twice as long after each attempt in vain, so that it does not try for ever."""
     project.write({"app.py": "x = 1\n"})
     modules = {"app": project / "app.py"}
     assert program.learn(modules, [project.folder]).published
-    assert program.lock.read_bytes() == b""
+    assert not program.vain.exists()
     before = os.stat(program.upper)
 
     assert not program.learn(modules, [project.folder]).published
 
     assert os.stat(program.upper) == before
-    assert program.lock.stat().st_size == 1
+    mark, _, attempts = VAIN.unpack(program.vain.read_bytes())
+    assert (mark, attempts) == (MARK, 1)
 
 
 def test_the_lock_that_the_hook_took_is_used(program, project):
@@ -143,7 +152,7 @@ def test_the_lock_that_the_hook_took_is_used(program, project):
         "from velo_import.store.layout import Store\n"
         "for turn in range(3):\n"
         "    learn(sys.argv[3].encode() and open(sys.argv[3], 'rb').read(), Store.open(Path(sys.argv[2])))\n"
-        "    print(os.fstat(3).st_size)\n"
+        "    print(sum(p.stat().st_size for p in Path(sys.argv[2]).glob('run/*.vain')))\n"
     )
     (project.folder.parent / "notes").write_bytes(notes)
     command = [
@@ -159,7 +168,7 @@ def test_the_lock_that_the_hook_took_is_used(program, project):
     ).stdout
     os.close(lock)
 
-    assert out.split() == ["0", "1", "2"]
+    assert out.split() == ["0", "16", "16"]
 
 
 def test_while_another_learns_this_one_steps_back(program, project):
@@ -174,7 +183,23 @@ def test_a_learner_that_fails_makes_the_hook_wait(program, project, monkeypatch)
     with pytest.raises(ZeroDivisionError):
         program.learn({"app": project / "app.py"}, [project.folder])
 
-    assert program.lock.stat().st_size == 1
+    assert VAIN.unpack(program.vain.read_bytes())[0] == MARK
+
+
+def test_notes_left_while_another_learned_are_taken_up(program, project):
+    """Programs that end while the learner works put their notes beside it; damaged ones are thrown away."""
+    project.write({"one.py": "x = 1\n", "two.py": "y = 1\n"})
+    left = program.store.run / "notes"
+    left.mkdir()
+    (left / f"{program.key}.77").write_bytes(program.notes({"two": project / "two.py"}, [project.folder]))
+    (left / f"{program.key}.78").write_bytes(b"rubbish")
+    (left / "other-key.79").write_bytes(b"of another environment")
+
+    program.learn({"one": project / "one.py"}, [project.folder])
+
+    assert program.module(project / "one.py").pack >= 0
+    assert program.module(project / "two.py").pack >= 0
+    assert [path.name for path in left.iterdir()] == ["other-key.79"]
 
 
 def test_an_edited_module_is_compiled_again(program, project):

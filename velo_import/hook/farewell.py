@@ -6,26 +6,32 @@ block, and the learner must hold no descriptor, terminal or process group of the
 """
 
 import sys
+from _imp import source_hash
 from os import environ, fsencode
 from os.path import realpath
 from posix import (
     O_CLOEXEC,
     O_CREAT,
+    O_EXCL,
+    O_NOFOLLOW,
+    O_NONBLOCK,
     O_RDONLY,
     O_RDWR,
+    O_WRONLY,
     POSIX_SPAWN_CLOSE,
     POSIX_SPAWN_DUP2,
     POSIX_SPAWN_OPEN,
     close,
-    fstat,
     getpid,
     listdir,
     lseek,
     memfd_create,
+    mkdir,
     open,
     posix_spawn,
     read,
     readlink,
+    rename,
     write,
 )
 from time import time
@@ -39,6 +45,9 @@ if TYPE_CHECKING:
 
 LOCK_DESCRIPTOR = 3
 LONGEST_PAUSE = 12  # powers of two: after twelve fruitless runs the learner is started about once an hour
+HASH_KEY = 0x56454C4F
+MOST_NOTES = 64
+MOST_VAIN, VAIN_SIZE = 256, 16  # records of fruitless starts, and the bytes of one
 
 
 def farewell(
@@ -97,27 +106,30 @@ def quoted(text: str) -> str:
 def start_learner(
     home: str, key: str, identity: bytes, wanted: dict[str, str], take_lock: "Callable[[bytes], int]"
 ) -> None:
-    """Start the learner detached, if no other is at work for this environment and the last was not in vain.
+    """Start the learner detached, or leave the notes for the one that is at work.
 
     The lock is taken here and inherited by the learner, so that of a hundred programs ending at once exactly
     one starts a process.
     """
+    lock_path = fsencode(f"{home}/run/{key}.lock")
+    mark = source_hash(HASH_KEY, "\0".join(sorted(wanted)).encode("utf-8", "surrogateescape"))
     try:
         command = learner_command(home)
-        lock = take_lock(fsencode(f"{home}/run/{key}.lock"))
+        try:
+            lock = take_lock(lock_path)
+        except BlockingIOError:
+            leave_notes(home, key, take_notes(key, identity, wanted, mark))
+            # It may have looked for such notes just before we left ours.
+            lock = take_lock(lock_path)
     except OSError:
         return
     try:
-        status = fstat(lock)
-        # The learner appends a byte to the lock after each fruitless run: wait twice as long each time.
-        if status.st_size and time() - status.st_mtime < 2 ** min(status.st_size, LONGEST_PAUSE):
+        if is_in_vain(f"{home}/run/{key}.vain", mark):
             return
         notes = memfd_create("velo-notes")
         try:
             # Through one descriptor that is rewound: what is written here is what the learner reads.
-            data = memoryview(take_notes(key, identity, wanted))
-            while data:
-                data = data[write(notes, data) :]
+            write_all(notes, take_notes(key, identity, wanted, mark))
             lseek(notes, 0, 0)
             posix_spawn(
                 command[0],
@@ -134,9 +146,57 @@ def start_learner(
         close(lock)
 
 
+def is_in_vain(path: str, mark: bytes) -> bool:
+    """Whether learners were started for the very same wants before, without gain, and not long ago.
+
+    The learner keeps a record of each fruitless start (FORMAT.md, section 2).
+    """
+    try:
+        descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        records = read(descriptor, MOST_VAIN * VAIN_SIZE)
+    finally:
+        close(descriptor)
+    for at in range(0, len(records) - VAIN_SIZE + 1, VAIN_SIZE):
+        if records[at : at + 8] == mark:
+            when = int.from_bytes(records[at + 8 : at + 12], "little")
+            times = int.from_bytes(records[at + 12 : at + 16], "little")
+            pause: int = 1 << min(times, LONGEST_PAUSE)
+            return 0 <= time() - when < pause
+    return False
+
+
+def leave_notes(home: str, key: str, notes: bytes) -> None:
+    """Put the notes where the learner that is at work will look before it ends; bounded in number."""
+    folder = f"{home}/run/notes"
+    try:
+        mkdir(folder, 0o700)
+    except FileExistsError:
+        pass
+    if len(listdir(folder)) >= MOST_NOTES:
+        return
+    # The final name appears with a rename, so that the learner never reads half of it.
+    temporary = f"{folder}/.tmp-{getpid()}"
+    descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+    try:
+        write_all(descriptor, notes)
+    finally:
+        close(descriptor)
+    rename(temporary, f"{folder}/{key}.{getpid()}")
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data`."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[write(descriptor, rest) :]
+
+
 def learner_command(home: str) -> "list[str]":
     """The learner's argument list, written by `velo` into the store's private folder."""
-    descriptor = open(f"{home}/run/learner", O_RDONLY | O_CLOEXEC)
+    descriptor = open(f"{home}/run/learner", O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
     try:
         text = read(descriptor, 65536).decode(sys.getfilesystemencoding(), "surrogateescape")
     finally:
@@ -179,7 +239,7 @@ def interpreter() -> str:
     return running
 
 
-def take_notes(key: str, identity: bytes, wanted: dict[str, str]) -> bytes:
+def take_notes(key: str, identity: bytes, wanted: dict[str, str], mark: bytes) -> bytes:
     """What the learner has to know: the interpreter, its path, and every module that came from a file.
 
     `wanted` adds those that were looked for but failed when they were imported.
@@ -187,6 +247,7 @@ def take_notes(key: str, identity: bytes, wanted: dict[str, str]) -> bytes:
     notes = [
         "velo-notes 1",
         f"key={key}",
+        f"mark={mark.hex()}",
         f"executable={interpreter()}",
         f"prefix={sys.prefix}",
         f"base_prefix={sys.base_prefix}",

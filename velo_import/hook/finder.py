@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 IS_FOLDER, DEFER, IS_SYMLINK = 1 << 24, 2 << 24, 4 << 24
 MASK, BARE_NAME = 0xFFFF, 1
 REGULAR_FILE = 8  # st_mode >> 12
+# Searched for at each start, mostly in vain, and then again by PathFinder: asking twice gains nothing.
+LEFT_OUT = frozenset(("sitecustomize", "usercustomize"))
 MISSING: "Any" = object()
 NO_RECORDS = memoryview(b"").cast("Q")
 
@@ -177,6 +179,8 @@ class VeloFinder:
         if hooks[0] is not self.zip_hook or hooks[1] is not self.file_hook or is_import_system_patched():
             counts.defer("import system changed")
             return None
+        if name in LEFT_OUT:
+            return None
         tail = name.rpartition(".")[2]
         folders = self.folders
         importers = sys.path_importer_cache
@@ -309,7 +313,8 @@ class VeloFinder:
             if known is not None and sys.path_importer_cache.get(entry) is known.importer:
                 return known
         importer = sys.path_importer_cache.get(entry, MISSING)
-        if importer is MISSING and is_on_sys_path:
+        block, asks = self._block(entry) if importer is MISSING else (None, True)
+        if importer is MISSING and block is None and is_on_sys_path:
             importer = PathFinder._path_importer_cache(entry)  # type: ignore[attr-defined]
         if importer is None:
             return MISSING
@@ -321,7 +326,7 @@ class VeloFinder:
             return importer
         else:
             path = importer.path
-        block, asks = self._block(path)
+            block, asks = self._block(path)
         folder = Folder(path, importer, block, asks)
         self.folders[entry] = folder
         return folder

@@ -44,6 +44,7 @@ from .codes import Provided, merge_into, merge_packs, provide_codes, usable_pack
 from .content import Contents, read_contents, settle_files
 from .distributions import INFO_SUFFIX, Labels
 from .interpreter import Interpreter, Probe, find_python
+from .notes import forget_attempts
 from .plan import (
     Plan,
     Unread,
@@ -287,7 +288,7 @@ class _Ingest:
 
     def _ingest_alone(self, scanned: Scan) -> IngestSummary:
         asked = time.monotonic()
-        with exclusive(self.store.run / f"{self.key}.lock", wait=LOCK_PATIENCE) as lock:
+        with exclusive(self.store.run / f"{self.key}.lock", wait=LOCK_PATIENCE):
             summary = None
             if time.monotonic() - asked > LONG_WAIT:
                 # Somebody else was at it, and is done: what we saw may be older than what is published.
@@ -296,7 +297,7 @@ class _Ingest:
                 summary = self._unchanged(scanned)
             if summary is None:
                 summary = self._ingest(scanned)
-            os.ftruncate(lock, 0)  # Empty means to the hook: the last run was not in vain.
+            forget_attempts(self.store, self.key)
         return summary
 
     def _ingest(self, scanned: Scan) -> IngestSummary:

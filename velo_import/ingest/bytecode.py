@@ -21,6 +21,7 @@ from struct import Struct
 from typing import IO, NamedTuple
 
 from velo_import.errors import VeloError
+from velo_import.format.manifest import Build
 
 from .scan import FileEntry
 
@@ -92,7 +93,7 @@ class Source(NamedTuple):
 
 
 def compile_all(
-    sources: Iterable[Source], executable: str, optimisation: int, jobs: int
+    sources: Iterable[Source], executable: str, build: Build, jobs: int
 ) -> Iterator[tuple[int, bytes | None]]:
     """Compile on `jobs` processes of `executable`; yields (ticket, bytecode or None) as answers arrive.
 
@@ -100,11 +101,10 @@ def compile_all(
     cannot be compiled.
 
     Raises:
-        VeloError: the interpreter cannot be started, or dies on everything.
+        VeloError: the interpreter cannot be started, is another build, or dies on everything.
     """
-    pool = _Pool(
-        iter(sources), [executable, "-I", "-S", "-B", "-W", "ignore", _worker_path(), str(optimisation)]
-    )
+    command = [executable, "-I", "-S", "-B", "-W", "ignore", _worker_path(), str(build.optimisation)]
+    pool = _Pool(iter(sources), command, build.tag)
     return pool.results(max(jobs, 1))
 
 
@@ -115,9 +115,10 @@ def _worker_path() -> str:
 class _Pool:
     """Workers that draw batches from one iterator; each has a thread that feeds it and one that listens."""
 
-    def __init__(self, sources: Iterator[Source], command: list[str]) -> None:
+    def __init__(self, sources: Iterator[Source], command: list[str], tag: str) -> None:
         self._sources = sources
         self._command = command
+        self._hello = SIZE.pack(len(tag)) + tag.encode()
         self._drawing = threading.Lock()
         self._answers: queue.Queue[list[tuple[int, bytes | None]] | BaseException | None] = queue.Queue(32)
         self._stopping = threading.Event()
@@ -211,6 +212,7 @@ class _Pool:
                 f"cannot run {self._command[0]}: {error.strerror}", hint="is the environment still there?"
             ) from None
         assert process.stdin is not None and process.stdout is not None
+        self._check_hello(process)
         _widen(process.stdin.fileno())
         _widen(process.stdout.fileno())
         waiting: queue.SimpleQueue[list[Source] | None] = queue.SimpleQueue()
@@ -242,6 +244,19 @@ class _Pool:
                 pass
             process.wait()
         return lost
+
+    def _check_hello(self, process: subprocess.Popen[bytes]) -> None:
+        """Refuse a worker of another build: the path that a program gives for its Python may be a guess."""
+        assert process.stdout is not None
+        hello = process.stdout.read(len(self._hello))
+        # One that died before it could speak is handled as any other death.
+        if hello and hello != self._hello:
+            process.kill()
+            process.communicate()
+            raise VeloError(
+                f"{self._command[0]} is not the interpreter that the program ran under",
+                hint="start the program by the full path of its interpreter",
+            )
 
     def _listen(
         self,

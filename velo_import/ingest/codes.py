@@ -145,7 +145,7 @@ class _Providing:
         firsts = [tickets[0] for tickets in twins.values()]
         jobs = min(jobs, len(firsts))
         texts = self._texts(rest, firsts, deadline)
-        for ticket, code in compile_all(texts, executable, self.build.optimisation, jobs):
+        for ticket, code in compile_all(texts, executable, self.build, jobs):
             same = [rest[number] for number in twins[rest[ticket].digest]]
             for item in same:
                 if code is None:

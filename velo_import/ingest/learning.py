@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from velo_import.errors import VeloError
-from velo_import.format.manifest import ROOT_ONLY, TREE, Build, encode, manifest_key
+from velo_import.format.manifest import ROOT_ONLY, TREE, encode, manifest_key
 from velo_import.host.filesystems import filesystem_of
 from velo_import.host.locks import exclusive, held
 from velo_import.host.processes import available_cores
@@ -30,28 +30,16 @@ from .codes import forget_damaged, merge_into, merge_packs, provide_codes, wante
 from .content import read_contents, settle_files
 from .distributions import Labels
 from .interpreter import Interpreter
+from .notes import Notes, joined, left_notes, note_attempt, note_gain, parse_notes
 from .plan import Draft, FolderDraft, assemble, default_check, only_folders, plan_ingest, with_other
 from .publish import BASE, UPPER, is_hook_current, publish_manifest, published_draft, shown
 from .scan import Area, Scan, area_kind, scan
 
-VERSION = "velo-notes 1"
 LOCK_DESCRIPTOR = 3
+MOST_ROUNDS = 8  # Of programs that end while we learn; what is left then waits for the next learner.
 MOST_JOBS = 2  # Somebody may be working at this machine.
 GONE = (os.strerror(errno.ENOENT), os.strerror(errno.ENOTDIR))  # Removed since, or inside of a zip file.
 PATIENCE_SECONDS = 45.0  # Of compiling; what is left is learned next time.
-
-
-class Notes(NamedTuple):
-    """What the hook wrote down when a program had ended."""
-
-    key: str
-    executable: str
-    prefix: str
-    base_prefix: str
-    build: Build
-    stdlib: tuple[str, ...]
-    path: tuple[str, ...]
-    modules: tuple[tuple[str, str], ...]  # Full name and the file it came from.
 
 
 class LearnSummary(NamedTuple):
@@ -72,54 +60,6 @@ class LearnSummary(NamedTuple):
     cpu_seconds: float
 
 
-def parse_notes(data: bytes) -> Notes:
-    """The notes as the hook wrote them: UTF-8 records, each ended by a NUL.
-
-    Raises:
-        VeloError: they are not notes of this version, or something is missing.
-    """
-    version, *records = data.decode("utf-8", "surrogateescape").rstrip("\0").split("\0")
-    hint = "notes are written by the hook; `velo learn` is not meant to be called by hand"
-    if version != VERSION:
-        raise VeloError("these are not notes of a program that this Velo ran", hint=hint)
-    said: dict[str, list[str]] = {}
-    for record in records:
-        name, _, value = record.partition("=")
-        said.setdefault(name, []).append(value)
-    try:
-        build = build_of(bytes.fromhex(said["identity"][0]))
-        path = tuple(dict.fromkeys(_tidy(entry) for entry in said.get("path", ())))
-        extensions = tuple(entry for entry in path if os.path.basename(entry) == "lib-dynload")
-        return Notes(
-            said["key"][0],
-            said["executable"][0],
-            said["prefix"][0],
-            said["base_prefix"][0],
-            build,
-            (*said.get("stdlib", ()), *extensions),
-            path,
-            tuple(
-                (name, origin)
-                for name, _, origin in (note.partition("\t") for note in said.get("module", ()))
-                if name and origin.startswith("/")
-            ),
-        )
-    except (KeyError, ValueError) as error:
-        raise VeloError(f"the notes are damaged: {error}", hint=hint) from None
-
-
-def _tidy(entry: str) -> str:
-    """A search-path entry as `FileFinder` keeps it is taken literally, except for a slash at its end."""
-    return entry.rstrip("/") or "/"
-
-
-def build_of(identity: bytes) -> Build:
-    """The build that an identity describes (FORMAT.md, section 2)."""
-    tag, optimisation, abiflags, *suffixes = identity.decode().split("\n")
-    cache_tag, _, magic = tag.rpartition("-")
-    return Build(cache_tag, bytes.fromhex(magic), int(optimisation), abiflags, tuple(suffixes))
-
-
 def learn(notes: bytes, store: Store, *, patience: float = PATIENCE_SECONDS) -> LearnSummary:
     """Publish what one program imported, so that its next start is served.
 
@@ -132,17 +72,22 @@ def learn(notes: bytes, store: Store, *, patience: float = PATIENCE_SECONDS) -> 
         raise VeloError(
             "the notes are of another environment than they say", hint="run `velo doctor` in that environment"
         )
-    with _lock(store, parsed.key) as lock:
-        # In vain until proven otherwise: the hook waits longer for each byte in here.
-        os.lseek(lock, 0, os.SEEK_END)
-        os.write(lock, b".")
-        with Catalog.open(store) as catalog:
-            summary = _Learning(parsed, store, catalog, began + patience).run()
-        interpreter = _interpreter(parsed)
+    with _lock(store, parsed.key):
+        note_attempt(store, parsed.key, parsed.marks)
         if not is_hook_current(store, parsed.build):
-            hookcode.write(store, interpreter)
-        if summary.published:
-            os.ftruncate(lock, 0)
+            hookcode.write(store, _interpreter(parsed))
+        with Catalog.open(store) as catalog:
+            waiting = list(left_notes(store, parsed.key))
+            for _ in range(MOST_ROUNDS):
+                noted = parsed.marks
+                parsed = joined(parsed, waiting)
+                note_attempt(store, parsed.key, tuple(mark for mark in parsed.marks if mark not in noted))
+                summary = _Learning(parsed, store, catalog, began + patience).run()
+                if summary.published:
+                    note_gain(store, parsed.key, parsed.marks)
+                waiting = list(left_notes(store, parsed.key))
+                if not waiting:
+                    break
     used = os.times()
     return summary._replace(
         seconds=time.monotonic() - began,
@@ -170,7 +115,7 @@ def _interpreter(notes: Notes) -> Interpreter:
 
 
 @contextmanager
-def _lock(store: Store, key: str) -> Iterator[int]:
+def _lock(store: Store, key: str) -> Iterator[None]:
     """The environment's lock: the one the hook took for us if there is one, else our own."""
     path = store.run / f"{key}.lock"
     try:
@@ -181,11 +126,10 @@ def _lock(store: Store, key: str) -> Iterator[int]:
     except OSError:
         inherited = False
     if inherited:
-        yield LOCK_DESCRIPTOR
+        yield
         return
-    with exclusive(path) as descriptor:
-        os.ftruncate(descriptor, 0)
-        yield descriptor
+    with exclusive(path):
+        yield
 
 
 class _Learning:

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles source to bytecode; run as a script by the interpreter whose bytecode is wanted, never imported.
 
-Reads frames from stdin and writes one answer for each: sizes first, little-endian u32. A frame is a count,
-then for each file the length of its path and of its source, then all paths and sources. An answer is, for
-each file, the length of its bytecode (NO_CODE: it cannot be compiled), then all bytecode. Ends with its
-input. Python 3.11 to 3.15, without a site or any other import than what is built in.
+Says first who it is: the length of its build tag as u32 (little-endian, like all sizes), and the tag. Then it
+reads frames from stdin and writes one answer for each: sizes first. A frame is a count, then for each file
+the length of its path and of its source, then all paths and sources. An answer is, for each file, the length
+of its bytecode (NO_CODE: it cannot be compiled), then all bytecode. Ends with its input. Python 3.11 to 3.15,
+without a site or any other import than what is built in.
 """
 
 import gc
 import marshal
 import sys
+from _frozen_importlib_external import MAGIC_NUMBER
 from struct import Struct
 
 SIZE = Struct("<I")
@@ -32,6 +34,9 @@ def main() -> None:
     write = sys.stdout.buffer.write
     # Compiling makes no reference cycles worth looking for; the collector would cost a tenth of the time.
     gc.disable()
+    tag = f"{sys.implementation.cache_tag}-{MAGIC_NUMBER.hex()}".encode()
+    write(SIZE.pack(len(tag)) + tag)
+    sys.stdout.buffer.flush()
     while True:
         head = read(SIZE.size)
         if len(head) < SIZE.size:

@@ -279,7 +279,7 @@ def test_the_forger_can_make_an_honest_pack(store: Store) -> None:
         {"tail": set_field(3, 1 << 63)},
         {"tail": set_field(4, 1 << 63)},
     ],
-    ids=str,
+    ids="+".join,
 )
 def test_lies_with_a_right_checksum_are_refused_at_opening(store: Store, lie: dict[str, Any]) -> None:
     path = forge(store, **lie)

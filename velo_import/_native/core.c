@@ -105,8 +105,8 @@ PyDoc_STRVAR(map_file_doc,
 
 static PyObject *map_file(PyObject *module, PyObject *argument)
 {
-    const char *path = PyBytes_AsString(argument);
-    if (path == NULL)
+    char *path;
+    if (PyBytes_AsStringAndSize(argument, &path, NULL) < 0) /* refuses a path with a NUL in it */
         return NULL;
     PyObject *answer = NULL;
     PyObject *map = NULL;
@@ -176,8 +176,8 @@ PyDoc_STRVAR(take_lock_doc,
 static PyObject *take_lock(PyObject *module, PyObject *argument)
 {
     (void)module;
-    const char *path = PyBytes_AsString(argument);
-    if (path == NULL)
+    char *path;
+    if (PyBytes_AsStringAndSize(argument, &path, NULL) < 0) /* refuses a path with a NUL in it */
         return NULL;
     int descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (descriptor < 0 || flock(descriptor, LOCK_EX | LOCK_NB) != 0) {

@@ -8,7 +8,10 @@ import sys
 
 
 def _velo_boot(folder, home):
-    """Load the hook's code, from the store's compiled copy if it is current, and install it."""
+    """Load the hook's code, from the store's compiled copy if it is current, and install it.
+
+    Does nothing where others may write to the store: what lies there is executed.
+    """
     import _frozen_importlib_external as external
     import _imp
     import marshal
@@ -16,6 +19,10 @@ def _velo_boot(folder, home):
     import posix
     from time import perf_counter_ns
 
+    started = perf_counter_ns()
+    status = posix.stat(home)
+    if status.st_uid not in (0, posix.geteuid()) or status.st_mode & 0o022:
+        return
     tag = "%s-%s" % (sys.implementation.cache_tag, external.MAGIC_NUMBER.hex())
     codes = {}
     try:
@@ -63,7 +70,7 @@ def _velo_boot(folder, home):
             module = sys.modules[full] = type(sys)(full)
             exec(code_of(name), module.__dict__)
         native = folder[:-4] + "_native/core.abi3.so"
-        load("install")["install"](home, native, bool(codes), load, perf_counter_ns)
+        load("install")["install"](home, native, bool(codes), load, started)
     finally:
         for name in names:
             if before[name] is None:

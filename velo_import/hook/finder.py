@@ -176,7 +176,12 @@ class VeloFinder:
     def _find(self, name: str, path: "Sequence[str] | None") -> "ModuleSpec | None":
         counts = self.counts
         hooks = sys.path_hooks
-        if hooks[0] is not self.zip_hook or hooks[1] is not self.file_hook or is_import_system_patched():
+        if (
+            len(hooks) < 2
+            or hooks[0] is not self.zip_hook
+            or hooks[1] is not self.file_hook
+            or is_import_system_patched()
+        ):
             counts.defer("import system changed")
             return None
         if name in LEFT_OUT:

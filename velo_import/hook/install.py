@@ -13,7 +13,8 @@ from _frozen_importlib_external import (  # type: ignore[attr-defined]
 )
 from _imp import source_hash
 from os import environ, fsencode
-from posix import geteuid, register_at_fork, stat
+from posix import register_at_fork, stat
+from time import perf_counter_ns
 
 import velo_import.hook.mapping as mapping
 from velo_import.hook.counts import Counts
@@ -66,15 +67,6 @@ def open_manifests(home: str, key: str, identity: bytes, counts: Counts) -> "lis
     return manifests
 
 
-def is_private(home: str) -> bool:
-    """Whether only we (or root) can write to the store: what lies there is executed."""
-    try:
-        status = stat(home)
-    except OSError:
-        return False
-    return status.st_uid in (0, geteuid()) and not status.st_mode & 0o022
-
-
 def can_learn(home: str) -> bool:
     """Whether a learner may be started when this program ends."""
     try:
@@ -84,9 +76,7 @@ def can_learn(home: str) -> bool:
     return environ.get("VELO_READONLY", "0") in ("", "0")
 
 
-def install(
-    home: str, native: str, is_compiled: bool, load: "Callable[[str], Any]", now: "Callable[[], int]"
-) -> None:
+def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], Any]", started: int) -> None:
     """Install the finder for this process, if its environment is known, and the exit function.
 
     Args:
@@ -94,16 +84,14 @@ def install(
         native: path of the native module; the Python twin is used if it cannot be loaded.
         is_compiled: whether this code came from the store; if not, the learner is to put it there.
         load: gives the namespace of another module of the hook by its short name.
-        now: a clock in nanoseconds, for VELO_STATS.
+        started: when this start of Velo began, by `time.perf_counter_ns`, for VELO_STATS.
     """
-    started = now()
     hooks = sys.path_hooks
     if (
         len(hooks) < 2
         or getattr(hooks[1], "__qualname__", "") != "FileFinder.path_hook.<locals>.path_hook_for_FileFinder"
         or PathFinder not in sys.meta_path
         or any(type(finder).__name__ == "VeloFinder" for finder in sys.meta_path)
-        or not is_private(home)
     ):
         return
     details = [(suffix, kind) for kind, group in _get_supported_file_loaders() for suffix in group]
@@ -125,7 +113,7 @@ def install(
             finder = load("log")["LoggingFinder"](finder)
         sys.meta_path.insert(sys.meta_path.index(PathFinder), finder)
     _at_exit(home, key, identity, counts, load)
-    counts.install_us = (now() - started) // 1000
+    counts.install_us = (perf_counter_ns() - started) // 1000
 
 
 def _at_exit(home: str, key: str, identity: bytes, counts: Counts, load: "Callable[[str], Any]") -> None:

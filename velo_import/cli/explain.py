@@ -17,7 +17,7 @@ import click
 
 from ..errors import UsageFault, VeloError
 from ..launch.environment import child_environment
-from ..launch.injection import injection_folder
+from ..launch.injection import injection_folder, prepare
 from . import render
 from .common import default_python, json_flag, python_option, settings
 
@@ -75,6 +75,7 @@ def command(name: str, manifest: str, check: str | None, python: str | None, as_
 def explain(python: str, name: str, *, manifest: str = "", check: str = "") -> dict[str, Any]:
     """The hook's answer about one module, from inside `python`."""
     environ = {key: value for key, value in os.environ.items() if key not in ("VELO_LOG", "VELO_STATS")}
+    prepare(settings().home)
     # The question itself is nothing to learn from.
     environment = child_environment(
         environ,

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a warm start goes, in instructions: `python -m bench.profile --help`.
+
+Callgrind counts the same instructions on every machine and under any load, so this says what the times of
+the warm cell can only hint at: how much of a start any finder and loader could save. The surprise: it sees
+no system calls, of which Velo makes about half as many; their time comes on top of what is counted here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import records
+from bench.arms import CHECKOUT, Arm, arms_of, clean_variables, find_velo
+from bench.environment import Environment, build, work_folder
+from bench.interpreters import find_interpreter
+from bench.measure import BenchmarkFault, become_subreaper, run, settle
+from bench.programs import write_program
+
+# Inclusive cost of one C function of CPython -> what it stands for.
+PARTS = {
+    "marshal_loads": "unmarshal",
+    "gc_collect_main": "collector",
+    "type_new": "class creation",
+    "_imp_create_dynamic": "native modules",
+}
+_TOTAL = re.compile(r"^\s*([\d,]+) \(100\.0%\)\s+PROGRAM TOTALS")
+_LINE = re.compile(r"^\s*([\d,]+) \(\s*[\d.]+%\)\s+\S*?:(\w+)(?: \[|$)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words)
+    if shutil.which("valgrind") is None:
+        raise BenchmarkFault("valgrind not found: install it (apt-get install valgrind)")
+    os.chdir(CHECKOUT)
+    become_subreaper()
+    work = work_folder(options.work)
+    interpreter = find_interpreter(options.python)
+    velo = find_velo(work / "homes" / f"{interpreter.tag}-profile", options.velo)
+    if velo is None:
+        raise BenchmarkFault("velo not found: install it, or run from a checkout with its requirements")
+    velo.forget()
+    environment = build(work, interpreter, "pyc")
+    variables = {**clean_variables(os.environ), "PYTHONHASHSEED": "0"}
+    arms = {name: arm for name, arm in arms_of(variables, velo).items() if name != "run"}
+    record = records.header("profile", "bench.profile", words)
+    record |= {"python": interpreter.version, "velo": velo.version, "instructions": {}}
+    nothing = work / "programs" / "nothing.py"
+    nothing.parent.mkdir(parents=True, exist_ok=True)
+    nothing.write_text("pass\n")
+    scripts = {"(empty)": nothing}
+    scripts |= {name: write_program(work / "programs", name) for name in options.programs.split(",")}
+    for script in [*scripts.values()] * 2:
+        run(arms["velo"].command(environment.python, str(script)), arms["velo"].variables)
+        settle()
+    for name, script in scripts.items():
+        record["instructions"][name] = {
+            arm: count(arms[arm], environment, script, work) for arm in ("plain", "velo")
+        }
+    print(render(record["instructions"]))
+    if options.json:
+        records.save(Path(options.json).with_suffix(".json"), record)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.profile", description="Instructions of a start.")
+    parser.add_argument("--programs", default="boto3,django,sympy,black", help="comma list")
+    parser.add_argument(
+        "--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="version or path"
+    )
+    parser.add_argument(
+        "--velo", default="", help="command line of velo; default: installed, else this checkout"
+    )
+    parser.add_argument("--json", default="", help="where to keep the result")
+    parser.add_argument("--work", default="", help="work folder for environments and stores")
+    return parser
+
+
+def count(arm: Arm, environment: Environment, script: Path, work: Path) -> dict[str, int]:
+    """Instructions of one start: in all, and in the parts that can be told apart."""
+    out = work / "callgrind.out"
+    command = arm.command(environment.python, str(script))
+    subprocess.run(
+        ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *command],
+        env=dict(arm.variables),
+        check=True,
+        capture_output=True,
+    )
+    text = subprocess.run(
+        ["callgrind_annotate", "--inclusive=yes", "--threshold=100", str(out)],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    settle()
+    return parse(text)
+
+
+def parse(text: str) -> dict[str, int]:
+    """The figures of one `callgrind_annotate --inclusive=yes`; a function is listed once for each file it
+    was inlined from, and the largest of these is the whole.
+    """
+    counted = dict.fromkeys(("total", *PARTS.values()), 0)
+    for line in text.splitlines():
+        if total := _TOTAL.match(line):
+            counted["total"] = int(total[1].replace(",", ""))
+        elif (found := _LINE.match(line)) and found[2] in PARTS:
+            part = PARTS[found[2]]
+            counted[part] = max(counted[part], int(found[1].replace(",", "")))
+    return counted
+
+
+def render(instructions: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
+    """A table in millions of instructions; the last column is plain/velo."""
+    heads = ["program", "plain", *(f"{part} %" for part in PARTS.values()), "velo", "plain/velo"]
+    rows: list[list[Any]] = [heads]
+    for name, arms in instructions.items():
+        plain, velo = arms["plain"], arms["velo"]
+        shares = [f"{100 * plain[part] / plain['total']:.1f}" for part in PARTS.values()]
+        ratio = f"{plain['total'] / velo['total']:.3f}"
+        rows.append([name, f"{plain['total'] / 1e6:.1f}", *shares, f"{velo['total'] / 1e6:.1f}", ratio])
+    widths = [max(len(str(row[column])) for row in rows) for column in range(len(heads))]
+    return "\n".join(
+        "  ".join(str(cell).rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    )
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except BenchmarkFault as fault:
+        sys.exit(f"error: {fault}")

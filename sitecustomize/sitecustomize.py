@@ -7,27 +7,18 @@ Any Python may meet this file through PYTHONPATH: it must parse and stay silent 
 import sys
 
 
-def _velo_boot(folder, home):
-    """Load the hook's code, from the store's compiled copy if it is current, and install it.
-
-    Does nothing where others may write to the store: what lies there is executed.
-    """
+def _velo_codes(folder, home):
+    """The hook's compiled code from the store: {module: marshalled code}, empty unless whole and current."""
     import _frozen_importlib_external as external
     import _imp
     import marshal
     import os
     import posix
-    from time import perf_counter_ns
 
-    started = perf_counter_ns()
-    status = posix.stat(home)
-    if status.st_uid not in (0, posix.geteuid()) or status.st_mode & 0o022:
-        return
     tag = "%s-%s" % (sys.implementation.cache_tag, external.MAGIC_NUMBER.hex())
-    codes = {}
+    path = "%s/run/hook/%s.code" % (home, tag)
     try:
-        compiled_path = "%s/run/hook/%s.code" % (home, tag)
-        descriptor = posix.open(compiled_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = posix.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             status = posix.fstat(descriptor)
             data = posix.read(descriptor, status.st_size)  # empty for a pipe, an error for a folder
@@ -37,24 +28,45 @@ def _velo_boot(folder, home):
         body = memoryview(data)[16:]
         is_whole = data[:8] == b"VELOHOOK" and _imp.source_hash(0x56454C4F, body) == data[8:16]
         if is_ours and is_whole and bytes(body[: len(tag) + 1]) == tag.encode() + b"\0":
-            stamp, compiled = marshal.loads(body[len(tag) + 1 :])
+            stamp, codes = marshal.loads(body[len(tag) + 1 :])
             # Every installation rewrites this file; `velo` looks at the others (launch/injection.py).
             status = posix.stat(folder + "/__init__.py")
             if (status.st_mtime_ns, status.st_ctime_ns, status.st_ino) == stamp:
-                codes = compiled
+                return codes
     except (OSError, ValueError, EOFError, TypeError):
         pass
+    return {}
 
-    def code_of(name):
-        if name in codes:
-            return marshal.loads(codes[name])
-        with open("%s/%s.py" % (folder, name), "rb") as file:
-            # CPython cuts frames of this file name out of tracebacks that users see.
-            return compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
+
+def _velo_code(folder, name, codes):
+    """The code of one module of the hook; from its source where the store has none."""
+    import marshal
+
+    if name in codes:
+        return marshal.loads(codes[name])
+    with open("%s/%s.py" % (folder, name), "rb") as file:
+        # CPython cuts frames of this file name out of tracebacks that users see.
+        return compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
+
+
+def _velo_boot(folder, home):
+    """Load the hook and install it.
+
+    Does nothing where others may write to the store: what lies there is executed.
+    """
+    import posix
+    from time import perf_counter_ns
+
+    started = perf_counter_ns()
+    status = posix.stat(home)
+    if status.st_uid not in (0, posix.geteuid()) or status.st_mode & 0o022:
+        return
+    codes = _velo_codes(folder, home)
 
     def load(name):
+        # Asked for at exit, if at all: reading the file again costs less than keeping it in memory.
         namespace = {"__name__": "velo_import.hook." + name}
-        exec(code_of(name), namespace)
+        exec(_velo_code(folder, name, _velo_codes(folder, home)), namespace)
         return namespace
 
     # The hook's modules import each other by name; they are in sys.modules only meanwhile.
@@ -63,14 +75,14 @@ def _velo_boot(folder, home):
     try:
         for name in names:
             sys.modules[name] = type(sys)(name)
-        for name in ("counts", "mapping", "manifest", "loader", "finder"):
+        for name in ("counts", "mapping", "manifest", "loader", "finder", "install"):
             full = "velo_import.hook." + name
             names.append(full)
             before[full] = sys.modules.get(full)
             module = sys.modules[full] = type(sys)(full)
-            exec(code_of(name), module.__dict__)
+            exec(_velo_code(folder, name, codes), module.__dict__)
         native = folder[:-4] + "_native/core.abi3.so"
-        load("install")["install"](home, native, bool(codes), load, started)
+        module.install(home, native, bool(codes), load, started)
     finally:
         for name in names:
             if before[name] is None:

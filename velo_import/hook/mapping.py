@@ -2,13 +2,14 @@
 """Files mapped read-only, stamps compared, a lock taken: by the native module, or by its twin here.
 
 No descriptor may outlive a call. CPython's `mmap` keeps one before 3.13, which a program that closes all
-descriptors would hand to a stranger; there the twin reads the file instead of mapping it.
+descriptors would hand to a stranger; so the twin reads files instead of mapping them. It imports nothing,
+because an import would go through the program's own hooks.
 """
 
 import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import ExtensionFileLoader
-from _imp import create_dynamic, exec_dynamic
+from _imp import create_builtin, create_dynamic, exec_builtin, exec_dynamic, extension_suffixes
 from posix import (
     O_CLOEXEC,
     O_CREAT,
@@ -49,9 +50,6 @@ def map_file(path: bytes) -> "tuple[Any, tuple[int, int, int, int, int, int]]":
             status.st_ctime_ns,
             status.st_ino,
         )
-        if sys.version_info >= (3, 13) and status.st_size:
-            mapper = _borrowed("mmap")
-            return mapper.mmap(descriptor, 0, access=mapper.ACCESS_READ, trackfd=False), stamp
         parts = []
         while part := read(descriptor, 1 << 24):
             parts.append(part)
@@ -82,7 +80,7 @@ def take_lock(path: bytes) -> int:
     Raises:
         OSError: it cannot be opened, or another process holds it (BlockingIOError).
     """
-    fcntl = _borrowed("fcntl")
+    fcntl = _load_extension("fcntl")
     descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,12 +94,29 @@ def nothing() -> None:
     """Stands in for `forget` where nothing is mapped."""
 
 
-def _borrowed(name: str) -> "Any":
-    """A module of the standard library that is not left in `sys.modules` if it was not there."""
-    was_there = name in sys.modules
-    module = __import__(name)
-    if not was_there:
-        del sys.modules[name]
+def _load_extension(name: str) -> "Any":
+    """A module of the standard library, loaded by its place and left out of `sys.modules`.
+
+    Raises:
+        OSError: this interpreter has it nowhere.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    if name in sys.builtin_module_names:
+        module = create_builtin(ModuleSpec(name, None))
+        exec_builtin(module)
+        return module
+    for folder in sys.path:
+        for suffix in extension_suffixes():
+            path = f"{folder}/{name}{suffix}"
+            if is_unchanged(path, -1, 0, 0, 0) is None:
+                return _load(name, path)
+    raise OSError(f"no {name}")
+
+
+def _load(name: str, path: str) -> "Any":
+    module = create_dynamic(ModuleSpec(name, ExtensionFileLoader(name, path), origin=path))
+    exec_dynamic(module)
     return module
 
 
@@ -109,11 +124,7 @@ def use_native(path: str) -> bool:
     """Replace these functions by the native module's, if it was built and fits this interpreter."""
     global map_file, is_unchanged, take_lock
     try:
-        spec = ModuleSpec(
-            "velo_import._native.core", ExtensionFileLoader("velo_import._native.core", path), origin=path
-        )
-        native = create_dynamic(spec)
-        exec_dynamic(native)
+        native = _load("velo_import._native.core", path)
     except (ImportError, OSError, SystemError):
         return False
     map_file, is_unchanged, take_lock = native.map_file, native.is_unchanged, native.take_lock

@@ -36,10 +36,15 @@ def compiled(folder: Path, *flags: str) -> Path:
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The native functions as the hook loads them."""
-    saved = twin.map_file, twin.is_unchanged, twin.take_lock
+    saved = twin.map_file, twin.is_unchanged, twin.take_lock, twin.watch
     assert twin.use_native(str(compiled(tmp_path_factory.mktemp("native"), "-O2")))
-    loaded = SimpleNamespace(map_file=twin.map_file, is_unchanged=twin.is_unchanged, take_lock=twin.take_lock)
-    twin.map_file, twin.is_unchanged, twin.take_lock = saved
+    loaded = SimpleNamespace(
+        map_file=twin.map_file,
+        is_unchanged=twin.is_unchanged,
+        take_lock=twin.take_lock,
+        watch=twin.watch,
+    )
+    twin.map_file, twin.is_unchanged, twin.take_lock, twin.watch = saved
     return loaded
 
 
@@ -200,6 +205,17 @@ for wrong in (*wrong_stamps, ("a\\0", 1, 1, 1, 1)):
         pass
     else:
         sys.exit(f"is_unchanged took {wrong}")
+status = os.stat("/")
+whole = ("/", None, b"/", False, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+for _ in range(50):
+    assert core.watch([whole, ("/x", None, None, True, 0, 0, 0)]).is_current(2, {"/x": None})
+for wrong in (None, (), [()], [whole, whole[:3]], [("/", None, "text", False, 1, 1, 1)], [whole, 5]):
+    try:
+        core.watch(wrong)
+    except (ValueError, TypeError):
+        pass
+    else:
+        sys.exit(f"watch took {wrong}")
 lock = os.path.join(sys.argv[1], "lock").encode()
 held = core.take_lock(lock)
 try:
@@ -224,3 +240,42 @@ print("all paths")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "all paths\n"
     assert "runtime error" not in done.stderr
+
+
+def entry_of(folder: Path, importer: object) -> tuple[object, ...]:
+    status = folder.stat()
+    return (
+        str(folder),
+        importer,
+        os.fsencode(folder),
+        False,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_ino,
+    )
+
+
+def test_a_watch_sees_every_entry_up_to_the_count(core, tmp_path) -> None:
+    """Changed folders, other importers and new folders are seen; what lies behind the count is not asked."""
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder in folders:
+        folder.mkdir()
+    finder = object()
+    missing = (str(tmp_path / "missing"), None, None, True, 0, 0, 0)
+    entries = [entry_of(folders[0], finder), missing, entry_of(folders[1], None), entry_of(folders[2], None)]
+    importers: dict[str, object] = {str(folders[0]): finder, missing[0]: None}
+    watch = core.watch(entries)
+
+    assert watch.is_current(4, importers)
+    assert watch.is_current(99, importers)
+    assert not watch.is_current(1, {})
+    assert not watch.is_current(2, {str(folders[0]): finder})
+    assert not watch.is_current(2, importers | {missing[0]: finder})
+    assert not watch.is_current(3, importers | {str(folders[1]): finder})
+    (folders[2] / "new.py").touch()
+    assert watch.is_current(3, importers)
+    assert not watch.is_current(4, importers)
+    folders[1].rmdir()
+    assert watch.is_current(2, importers)
+    assert not watch.is_current(3, importers)
+    assert core.watch([]).is_current(0, {})

@@ -4,7 +4,7 @@
  * building Python's stat result.
  *
  * Reading order: `Map` (a read-only buffer over one mapped file), `map_file` (the only way to make one),
- * `is_unchanged`, `take_lock`, then the module's tables. The Python twin is velo_import/hook/mapping.py; it is used where
+ * `is_unchanged`, `Watch` (many stamps asked in one call), `take_lock`, then the module's tables. The Python twin is velo_import/hook/mapping.py; it is used where
  * this module was not built, and the tests put both through the same cases.
  *
  * Why not CPython's own mmap module: before 3.13 it keeps a duplicate of the descriptor. A program that closes
@@ -30,8 +30,25 @@ typedef struct {
     Py_ssize_t size;
 } Map;
 
+/* One search-path entry: what sys.path_importer_cache must hold for it, and the folder's stamp. */
+typedef struct {
+    PyObject *key;
+    PyObject *importer;
+    PyObject *path; /* bytes, or NULL: nothing to ask the kernel, or no folder at all (`is_absent`) */
+    int is_absent;
+    long long mtime, ctime;
+    unsigned long long ino;
+} Entry;
+
+typedef struct {
+    PyObject_HEAD
+    Py_ssize_t count;
+    Entry *entries;
+} Watch;
+
 typedef struct {
     PyObject *map_type;
+    PyObject *watch_type;
 } State;
 
 #ifdef __APPLE__
@@ -168,6 +185,119 @@ static PyObject *is_unchanged(PyObject *module, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+static void watch_dealloc(PyObject *self)
+{
+    Watch *watch = (Watch *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    for (Py_ssize_t i = 0; i < watch->count; i++) {
+        Py_XDECREF(watch->entries[i].key);
+        Py_XDECREF(watch->entries[i].importer);
+        Py_XDECREF(watch->entries[i].path);
+    }
+    PyMem_Free(watch->entries);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(watch_is_current_doc,
+             "is_current(count: int, importers: dict) -> bool\n\n"
+             "Whether the first `count` entries still have their importers and their stamps.");
+
+static PyObject *watch_is_current(PyObject *self, PyObject *arguments)
+{
+    Watch *watch = (Watch *)self;
+    Py_ssize_t count;
+    PyObject *importers;
+    if (!PyArg_ParseTuple(arguments, "nO!", &count, &PyDict_Type, &importers))
+        return NULL;
+    if (count < 0 || count > watch->count)
+        count = watch->count;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Entry *entry = &watch->entries[i];
+        PyObject *importer = PyDict_GetItemWithError(importers, entry->key); /* borrowed */
+        if (importer == NULL && PyErr_Occurred())
+            return NULL;
+        if (importer == NULL ? entry->is_absent || entry->importer != Py_None : importer != entry->importer)
+            Py_RETURN_FALSE;
+        if (entry->path == NULL)
+            continue;
+        struct stat status;
+        if (stat(PyBytes_AsString(entry->path), &status) != 0 || status.st_ino != entry->ino ||
+            nanoseconds(MTIME(status)) != entry->mtime || nanoseconds(CTIME(status)) != entry->ctime)
+            Py_RETURN_FALSE;
+    }
+    Py_RETURN_TRUE;
+}
+
+static PyMethodDef watch_methods[] = {
+    {"is_current", watch_is_current, METH_VARARGS, watch_is_current_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot watch_slots[] = {
+    {Py_tp_dealloc, watch_dealloc},
+    {Py_tp_methods, watch_methods},
+    {Py_tp_doc, "The entries of a search path, to be asked in one call."},
+    {0, NULL},
+};
+
+static PyType_Spec watch_spec = {
+    .name = "velo_import._native.core.Watch",
+    .basicsize = sizeof(Watch),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = watch_slots,
+};
+
+PyDoc_STRVAR(watch_doc,
+             "watch(entries: list[tuple[str, object, bytes | None, bool, int, int, int]]) -> Watch\n\n"
+             "Each entry: key and value in sys.path_importer_cache (None for no value), path in bytes or None if\n"
+             "the kernel need not be asked, whether it is no folder, then mtime_ns, ctime_ns and inode.");
+
+static PyObject *watch(PyObject *module, PyObject *argument)
+{
+    if (!PyList_Check(argument)) {
+        PyErr_SetString(PyExc_TypeError, "a list is needed");
+        return NULL;
+    }
+    State *state = PyModule_GetState(module);
+    allocfunc allocate = (allocfunc)PyType_GetSlot((PyTypeObject *)state->watch_type, Py_tp_alloc);
+    PyObject *answer = allocate((PyTypeObject *)state->watch_type, 0); /* zeroed: no entries */
+    if (answer == NULL)
+        return NULL;
+    Watch *made = (Watch *)answer;
+    Py_ssize_t count = PyList_Size(argument);
+    made->entries = PyMem_Calloc((size_t)count + 1, sizeof(Entry));
+    if (made->entries == NULL) {
+        Py_DECREF(answer);
+        return PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Entry *entry = &made->entries[i];
+        PyObject *key, *importer, *path;
+        int is_absent;
+        PyObject *item = PyList_GetItem(argument, i); /* borrowed */
+        if (item == NULL || !PyTuple_Check(item) ||
+            !PyArg_ParseTuple(item, "UOOpLLK", &key, &importer, &path, &is_absent, &entry->mtime,
+                              &entry->ctime, &entry->ino) ||
+            (path != Py_None && !PyBytes_Check(path))) {
+            if (!PyErr_Occurred())
+                PyErr_SetString(PyExc_TypeError, "an entry is not what it should be");
+            Py_DECREF(answer);
+            return NULL;
+        }
+        Py_INCREF(key);
+        Py_INCREF(importer);
+        Py_XINCREF(path == Py_None ? NULL : path);
+        entry->key = key;
+        entry->importer = importer;
+        entry->path = path == Py_None ? NULL : path;
+        entry->is_absent = is_absent;
+        made->count = i + 1;
+    }
+    return answer;
+}
+
 PyDoc_STRVAR(take_lock_doc,
              "take_lock(path: bytes) -> int\n\n"
              "Open a lock file, made if need be, and lock it without waiting. Gives the descriptor.\n"
@@ -192,6 +322,7 @@ static PyObject *take_lock(PyObject *module, PyObject *argument)
 static PyMethodDef functions[] = {
     {"map_file", map_file, METH_O, map_file_doc},
     {"is_unchanged", is_unchanged, METH_VARARGS, is_unchanged_doc},
+    {"watch", watch, METH_O, watch_doc},
     {"take_lock", take_lock, METH_O, take_lock_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -200,22 +331,27 @@ static int module_exec(PyObject *module)
 {
     State *state = PyModule_GetState(module);
     state->map_type = PyType_FromModuleAndSpec(module, &map_spec, NULL);
-    return state->map_type == NULL ? -1 : 0;
+    state->watch_type = PyType_FromModuleAndSpec(module, &watch_spec, NULL);
+    return state->map_type == NULL || state->watch_type == NULL ? -1 : 0;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     State *state = PyModule_GetState(module);
-    if (state != NULL)
+    if (state != NULL) {
         Py_VISIT(state->map_type);
+        Py_VISIT(state->watch_type);
+    }
     return 0;
 }
 
 static int module_clear(PyObject *module)
 {
     State *state = PyModule_GetState(module);
-    if (state != NULL)
+    if (state != NULL) {
         Py_CLEAR(state->map_type);
+        Py_CLEAR(state->watch_type);
+    }
     return 0;
 }
 

@@ -9,6 +9,17 @@ class Map:
 def map_file(path: bytes, /) -> tuple[Map, tuple[int, int, int, int, int, int]]:
     """Map a regular file; gives the map and (uid, mode, size, mtime_ns, ctime_ns, ino). Raises OSError."""
 
+class Watch:
+    """The entries of a search path, to be asked in one call."""
+
+    def is_current(self, count: int, importers: dict[str, object], /) -> bool:
+        """Whether the first `count` entries still have their importers and their stamps."""
+
+def watch(entries: list[tuple[str, object, bytes | None, bool, int, int, int]], /) -> Watch:
+    """Each entry: key and value in `sys.path_importer_cache` (None for no value), path in bytes or None if the
+    kernel need not be asked, whether it is no folder, then mtime_ns, ctime_ns and inode.
+    """
+
 def take_lock(path: bytes, /) -> int:
     """Open a lock file and lock it without waiting; gives the descriptor. Raises OSError."""
 

@@ -1,15 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happened in this process: how many modules were served, and why the others were not."""
 
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class Counts:
     """Plain counters, bumped on the hot path and read at exit.
 
     `wanted` maps modules that a learning run could serve next time to their files. They are kept by name
-    because a module whose import failed is in no other list at exit.
+    because a module whose import failed is in no other list at exit. `absent` holds names that no folder was
+    known to offer.
     """
 
     __slots__ = (
+        "absent",
         "deferred",
         "errors",
         "install_us",
@@ -31,6 +39,14 @@ class Counts:
         self.served = self.native = self.deferred = self.stale = self.errors = 0
         self.reasons: dict[str, int] = {}
         self.wanted: dict[str, str] = {}
+        self.absent: set[str] = set()
+
+    def note_new(self, modules: "dict[str, Any]") -> None:
+        """Want what was absent and has been imported all the same: its folder is no longer as we knew it."""
+        for name in self.absent:
+            spec: Any = vars(modules[name]).get("__spec__") if type(modules.get(name)) is type(sys) else None
+            if getattr(spec, "has_location", False):
+                self.wanted[name] = spec.origin
 
     def defer(self, reason: str) -> None:
         """Count a module left to the next finder for a reason that no learning run would change."""

@@ -23,7 +23,7 @@ from velo_import.hook.manifest import NEVER, ROOT_ONLY, Unusable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import ModuleType
     from typing import Any
 
@@ -37,6 +37,7 @@ REGULAR_FILE = 8  # st_mode >> 12
 # Searched for at each start, mostly in vain, and then again by PathFinder: asking twice gains nothing.
 LEFT_OUT = frozenset(("sitecustomize", "usercustomize"))
 MISSING: "Any" = object()
+FEW = 4  # folders on sys.path that no manifest knows
 NO_RECORDS = memoryview(b"").cast("Q")
 
 # What CPython's own classes must still be for our answer to stand for theirs.
@@ -129,6 +130,45 @@ class Folder:
         self.ino = status.st_ino
 
 
+class SearchPath:
+    """A whole search path as one table: one look-up and one call instead of a walk.
+
+    `places` maps each name to the index of the first entry that lists it; entries that are no folders are
+    None in `folders`. `watch` asks all entries up to an index whether they still are what they were. `stems`
+    gives the module names that a listing offers.
+    """
+
+    __slots__ = ("entries", "folders", "places", "watch")
+
+    def __init__(
+        self, entries: "list[str]", folders: "list[Any]", stems: "Callable[[set[str]], set[str]]"
+    ) -> None:
+        self.entries = entries
+        self.folders = folders
+        self.places: dict[str, int] = {}
+        for index in range(len(folders) - 1, -1, -1):
+            folder = folders[index]
+            if folder is not None:
+                names = folder.table if folder.names is None else stems(folder.names)
+                self.places.update(dict.fromkeys(names, index))
+        self.watch = mapping.watch(
+            [
+                (entry, None, None, True, 0, 0, 0)
+                if folder is None
+                else (
+                    entry,
+                    folder.importer,
+                    fsencode(folder.path) if folder.asks else None,
+                    False,
+                    folder.mtime,
+                    folder.ctime,
+                    folder.ino,
+                )
+                for entry, folder in zip(entries, folders, strict=True)
+            ]
+        )
+
+
 class VeloFinder:
     """A meta-path finder; stands just before `PathFinder`. Never raises.
 
@@ -154,6 +194,8 @@ class VeloFinder:
         self.zip_hook, self.file_hook = entry_hooks
         self.suffixes = suffixes
         self.folders: dict[str, Folder] = {}
+        self.search: SearchPath | None = None
+        self.scattered: list[str] | None = None  # the `sys.path` that could not be made one table
         optimise = sys.flags.optimize
         self.cached_suffix = f".{sys.implementation.cache_tag}{f'.opt-{optimise}' if optimise else ''}.pyc"
 
@@ -170,6 +212,7 @@ class VeloFinder:
     def invalidate_caches(self) -> None:
         """Forget every folder: the next import asks the kernel again, whatever the check."""
         self.folders.clear()
+        self.search = self.scattered = None
         for manifest in self.manifests:
             manifest.roots_checked.clear()
 
@@ -187,20 +230,37 @@ class VeloFinder:
         if name in LEFT_OUT:
             return None
         tail = name.rpartition(".")[2]
-        folders = self.folders
-        importers = sys.path_importer_cache
-        for entry in sys.path if path is None else path:
-            folder = folders.get(entry)
-            if folder is None or importers.get(entry) is not folder.importer:
-                opened: Any = self._open(entry, path is None)
-                if opened is MISSING:
-                    continue
-                if type(opened) is self.zip_hook and opened.find_spec(name) is None:
-                    continue
-                if type(opened) is not Folder:
-                    counts.defer("other importer")
+        if path is None:
+            path = sys.path
+            search = self._search_path()
+            if search is not None:
+                index = search.places.get(tail, -1)
+                if index < 0:
+                    # PathFinder asks every folder now, so we need not. If it finds something after all, that
+                    # is seen at exit.
+                    counts.absent.add(name)
+                    counts.defer("not found")
                     return None
-                folder = opened
+                if not search.watch.is_current(index + 1, sys.path_importer_cache):
+                    self.search = None
+                else:
+                    folder = search.folders[index]
+                    if folder.names is None:
+                        spec: ModuleSpec | None = self._answer(name, tail, folder, folder.table[tail])
+                        if spec is not MISSING:
+                            return spec
+            is_on_sys_path = True
+        else:
+            is_on_sys_path = False
+        for entry in path:
+            folder = self._folder(entry, is_on_sys_path)
+            if folder is MISSING:
+                continue
+            if type(folder) is not Folder:
+                if type(folder) is self.zip_hook and folder.find_spec(name) is None:
+                    continue
+                counts.defer("other importer")
+                return None
             if folder.asks:
                 folder.ask()
             at = folder.table.get(tail, -1)
@@ -217,34 +277,78 @@ class VeloFinder:
                     return None
             elif at < 0:
                 continue
-            head = folder.records[at]
-            if head & IS_FOLDER:
-                child_path = folder.prefix + tail
-                child = folders.get(child_path)
-                if child is None or importers.get(child_path) is not child.importer:
-                    opened = self._open(child_path, False)
-                    if type(opened) is not Folder:
-                        counts.defer("other importer")
-                        return None
-                    child = opened
-                if child.asks:
-                    child.ask()
-                inner = child.table.get("__init__", -1)
-                found = 0 if inner < 0 else child.records[inner] & MASK
-                if child.names is not None:
-                    mask = self._live_mask(child.names, "__init__")
-                    if mask != found:
-                        self._unknown(name, child, "__init__", mask)
-                        return None
-                if found > BARE_NAME:
-                    return self._spec(name, "__init__", child, inner, True)
-                if not head & MASK & ~BARE_NAME:
-                    counts.defer("namespace package")
-                    return None
-            if head & MASK & ~BARE_NAME:
-                return self._spec(name, tail, folder, at, False)
+            spec = self._answer(name, tail, folder, at)
+            if spec is not MISSING:
+                return spec
         counts.defer("not found")
         return None
+
+    def _answer(self, name: str, tail: str, folder: Folder, at: int) -> "Any":
+        """The spec of what `folder` offers under this name, None to leave it to `PathFinder`, or MISSING."""
+        head = folder.records[at]
+        if head & IS_FOLDER:
+            child = self._folder(folder.prefix + tail, False)
+            if type(child) is not Folder:
+                self.counts.defer("other importer")
+                return None
+            if child.asks:
+                child.ask()
+            inner = child.table.get("__init__", -1)
+            found = 0 if inner < 0 else child.records[inner] & MASK
+            if child.names is not None:
+                mask = self._live_mask(child.names, "__init__")
+                if mask != found:
+                    self._unknown(name, child, "__init__", mask)
+                    return None
+            if found > BARE_NAME:
+                return self._spec(name, "__init__", child, inner, True)
+            if not head & MASK & ~BARE_NAME:
+                self.counts.defer("namespace package")
+                return None
+        if head & MASK & ~BARE_NAME:
+            return self._spec(name, tail, folder, at, False)
+        return MISSING
+
+    def _search_path(self) -> "SearchPath | None":
+        """`sys.path` as one table, if every entry of it is a folder or nothing at all."""
+        search = self.search
+        if search is not None and search.entries == sys.path:
+            return search
+        if self.scattered == sys.path:
+            return None
+        entries: list[Any] = list(sys.path)
+        folders = []
+        is_whole = True
+        unknown = 0
+        for entry in entries:
+            # An empty entry is the current folder, which may be another one at the next import.
+            folder = self._folder(entry, True) if isinstance(entry, str) and entry else None
+            if type(folder) is Folder and folder.asks:
+                folder.ask()
+            if type(folder) is Folder:
+                unknown += folder.manifest is None
+            elif folder is not MISSING:
+                is_whole = False
+            folders.append(None if folder is MISSING else folder)
+        if unknown > FEW:
+            # A single script in a new folder is not worth a learner; a long path listed at each start is.
+            self.counts.wanted["sys.path"] = ""
+        self.scattered = None if is_whole else entries
+        self.search = SearchPath(entries, folders, self.stems) if is_whole else None
+        return self.search
+
+    def stems(self, names: "set[str]") -> "set[str]":
+        """Every name that `_live_mask` finds something for in this listing."""
+        known = {suffix for suffix, _ in self.suffixes}
+        split = (name.partition(".") for name in names)
+        return {stem for stem, dot, rest in split if not dot or dot + rest in known}
+
+    def _folder(self, entry: "Any", is_on_sys_path: bool) -> "Any":
+        """A path entry's folder, as it was opened before unless its importer has changed; else as `_open`."""
+        folder = self.folders.get(entry)
+        if folder is not None and sys.path_importer_cache.get(entry) is folder.importer:
+            return folder
+        return self._open(entry, is_on_sys_path)
 
     def _unknown(self, name: str, folder: Folder, tail: str, mask: int) -> None:
         """Leave a module to `PathFinder` because the manifest does not know it as the folder lists it now."""
@@ -330,6 +434,10 @@ class VeloFinder:
         elif type(importer) is not FileFinder or vars(importer)["_loaders"] != self.suffixes:
             return importer
         else:
+            known = self.folders.get(entry)
+            if known is not None and known.path == importer.path:
+                known.importer = importer  # PathFinder has made its own meanwhile; ours is as good as before
+                return known
             path = importer.path
             block, asks = self._block(path)
         folder = Folder(path, importer, block, asks)

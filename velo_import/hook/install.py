@@ -126,6 +126,7 @@ def _at_exit(home: str, key: str, identity: bytes, counts: Counts, load: "Callab
 
     def farewell() -> None:
         try:
+            counts.note_new(sys.modules)
             if counts.wanted or "VELO_STATS" in environ:
                 load("farewell")["farewell"](home, key, identity, counts, mapping.take_lock)
         except Exception:

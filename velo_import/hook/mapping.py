@@ -58,7 +58,7 @@ def map_file(path: bytes) -> "tuple[Any, tuple[int, int, int, int, int, int]]":
         close(descriptor)
 
 
-def is_unchanged(path: str, size: int, mtime_ns: int, ctime_ns: int, ino: int) -> "bool | None":
+def is_unchanged(path: "str | bytes", size: int, mtime_ns: int, ctime_ns: int, ino: int) -> "bool | None":
     """Whether the file still has this stamp; None when only a time or the inode differs.
 
     A size of -1 is any size.
@@ -72,6 +72,29 @@ def is_unchanged(path: str, size: int, mtime_ns: int, ctime_ns: int, ino: int) -
     if status.st_mtime_ns == mtime_ns and status.st_ctime_ns == ctime_ns and status.st_ino == ino:
         return True
     return None
+
+
+class Watch:
+    """The entries of a search path, to be asked in one call."""
+
+    def __init__(self, entries: "list[tuple[str, Any, bytes | None, bool, int, int, int]]") -> None:
+        self.entries = entries
+
+    def is_current(self, count: int, importers: "dict[str, Any]") -> bool:
+        """Whether the first `count` entries still have their importers and their stamps."""
+        for key, importer, path, is_absent, mtime, ctime, ino in self.entries[:count]:
+            if importers.get(key) is not importer or (is_absent and key not in importers):
+                return False
+            if path is not None and is_unchanged(path, -1, mtime, ctime, ino) is not True:
+                return False
+        return True
+
+
+def watch(entries: "list[tuple[str, Any, bytes | None, bool, int, int, int]]") -> "Any":
+    """A `Watch`. Each entry: key and value in `sys.path_importer_cache` (None for no value), path in bytes or
+    None if the kernel need not be asked, whether it is no folder, then mtime_ns, ctime_ns and inode.
+    """
+    return Watch(entries)
 
 
 def take_lock(path: bytes) -> int:
@@ -122,10 +145,11 @@ def _load(name: str, path: str) -> "Any":
 
 def use_native(path: str) -> bool:
     """Replace these functions by the native module's, if it was built and fits this interpreter."""
-    global map_file, is_unchanged, take_lock
+    global map_file, is_unchanged, take_lock, watch
     try:
         native = _load("velo_import._native.core", path)
     except (ImportError, OSError, SystemError):
         return False
     map_file, is_unchanged, take_lock = native.map_file, native.is_unchanged, native.take_lock
+    watch = native.watch
     return True

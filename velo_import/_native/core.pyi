@@ -16,8 +16,8 @@ class Watch:
         """Whether the first `count` entries still have their importers and their stamps."""
 
 def watch(entries: list[tuple[str, object, bytes | None, bool, int, int, int]], /) -> Watch:
-    """Each entry: key and value in `sys.path_importer_cache` (None for no value), path in bytes or None if the
-    kernel need not be asked, whether it is no folder, then mtime_ns, ctime_ns and inode.
+    """Each entry: key and value in `sys.path_importer_cache` (None for no value), path in bytes or None if
+    the kernel need not be asked, whether it is no folder, then mtime_ns, ctime_ns and inode.
     """
 
 def take_lock(path: bytes, /) -> int:

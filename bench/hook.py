@@ -91,14 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, default=101, help="timed runs of `-c pass` per arm (101)")
     parser.add_argument("--programs", default="all", help="learned first, and measured for memory")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="skip peak memory")
-    parser.add_argument(
-        "--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="version or path"
-    )
-    parser.add_argument(
-        "--velo", default="", help="command line of velo; default: installed, else this checkout"
-    )
-    parser.add_argument("--json", default="", help="where to keep the result")
-    parser.add_argument("--work", default="", help="work folder for environments and stores")
+    records.add_common_options(parser)
     return parser
 
 

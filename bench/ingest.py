@@ -77,14 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, default=5, help="repetitions of each (5)")
     parser.add_argument("--environments", type=int, default=10, help="for disk (10)")
     parser.add_argument("--learn-program", default="django", choices=list(PROGRAMS))
-    parser.add_argument(
-        "--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="version or path"
-    )
-    parser.add_argument(
-        "--velo", default="", help="command line of velo; default: installed, else this checkout"
-    )
-    parser.add_argument("--json", default="", help="where to keep the result")
-    parser.add_argument("--work", default="", help="work folder for environments and stores")
+    records.add_common_options(parser)
     return parser
 
 

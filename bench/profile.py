@@ -75,14 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description="Instructions of a start.")
     parser.add_argument("--programs", default="boto3,django,sympy,black", help="comma list")
-    parser.add_argument(
-        "--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="version or path"
-    )
-    parser.add_argument(
-        "--velo", default="", help="command line of velo; default: installed, else this checkout"
-    )
-    parser.add_argument("--json", default="", help="where to keep the result")
-    parser.add_argument("--work", default="", help="work folder for environments and stores")
+    records.add_common_options(parser)
     return parser
 
 

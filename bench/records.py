@@ -12,6 +12,7 @@ kept.
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -34,6 +35,20 @@ _DESCRIBES_SPEED = (
     "cpu_model_name",
     "load_avg_1min",
 )
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """What every benchmark can be told: which Python, which Velo, where results and work go."""
+    parser.add_argument(
+        "--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="version or path"
+    )
+    parser.add_argument(
+        "--velo", default="", help="command line of velo; default: installed, else this checkout"
+    )
+    parser.add_argument(
+        "--json", default="", help="where to keep results: NAME.json (start-up: and NAME.<arm>.pyperf.json)"
+    )
+    parser.add_argument("--work", default="", help="work folder for environments and stores")
 
 
 def machine() -> dict[str, Any]:

@@ -87,19 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cells", default="warm,nopyc", help=f"comma list, or all: {', '.join(cells.NAMES)}")
     parser.add_argument("--programs", default="all", help=f"comma list, or all: {', '.join(PROGRAMS)}")
     parser.add_argument("--runs", type=int, default=21, help="timed runs per arm (21)")
-    parser.add_argument(
-        "--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="version or path"
-    )
-    parser.add_argument(
-        "--velo", default="", help="command line of velo; default: installed, else this checkout"
-    )
+    records.add_common_options(parser)
     parser.add_argument(
         "--learn", choices=("run", "ingest"), default="run", help="how the store is filled beforehand"
     )
-    parser.add_argument(
-        "--json", default="", help="where to keep results: NAME.json and NAME.<arm>.pyperf.json"
-    )
-    parser.add_argument("--work", default="", help="work folder for environments and stores")
     parser.add_argument("--seed", type=int, default=1, help="of the order of the arms")
     parser.add_argument("--plain-only", action="store_true", help="measure plain Python alone")
     return parser

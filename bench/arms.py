@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arms that are compared: plain Python, the same with Velo's variables, and the same under `velo run`.
+"""The arms that are compared: plain Python, with Velo's variables, under `velo run`, and a floor.
 
 An arm is a command line and a complete set of environment variables; both are decided here and nowhere
 else. Knows how to call Velo (an installed `velo`, or this checkout) and how to read VELO_STATS; does not
@@ -115,6 +115,13 @@ def find_velo(home: Path, request: str = "") -> Velo | None:
         if request:
             raise BenchmarkFault(f"{request} --version failed: {done.stderr.strip()[-400:]}")
     return None
+
+
+def floor_arm(variables: Mapping[str, str], notes: Path) -> Arm:
+    """Plain Python whose finder and loader cost next to nothing, and check nothing (floor/sitecustomize.py)."""
+    injected = str(CHECKOUT / "bench" / "floor")
+    path = os.pathsep.join(filter(None, (injected, variables.get("PYTHONPATH"))))
+    return Arm("floor", {**variables, "PYTHONPATH": path, "BENCH_FLOOR": str(notes)})
 
 
 def arms_of(variables: Mapping[str, str], velo: Velo | None) -> dict[str, Arm]:

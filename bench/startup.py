@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import cells, records, slowfs
-from bench.arms import CHECKOUT, Arm, Velo, arms_of, clean_variables, find_velo, read_stats
+from bench.arms import CHECKOUT, Arm, Velo, arms_of, clean_variables, find_velo, floor_arm, read_stats
 from bench.environment import work_folder
 from bench.figures import Ratio, geometric_mean, losses, speedup, spread, times
 from bench.interpreters import find_interpreter
@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--learn", choices=("run", "ingest"), default="run", help="how the store is filled beforehand"
     )
+    parser.add_argument("--floor", action="store_true", help="also measure what no finder can go below")
     parser.add_argument("--seed", type=int, default=1, help="of the order of the arms")
     parser.add_argument("--plain-only", action="store_true", help="measure plain Python alone")
     return parser
@@ -116,6 +117,8 @@ class _Series:
             "MPLCONFIGDIR": str(work / "matplotlib"),
         }
         self.arms = arms_of(variables, velo)
+        if velo is not None and options.floor:
+            self.arms["floor"] = floor_arm(variables, velo.home)
         self.raw: dict[tuple[str, str], list[float]] = {}
         self.summary: dict[str, Any] = {"conditions": cell.conditions, "programs": {}}
         self.dice = random.Random(options.seed)
@@ -130,6 +133,9 @@ class _Series:
             # All programs first, then all again: a run that finds nothing to learn makes the next ones wait.
             for program in programs * _LEARNING_PASSES:
                 self._checked_run(program, scripts[program], wanted[program])
+        if "floor" in self.arms:
+            for program, script in scripts.items():
+                self._compare("floor", program, self._once(self.arms["floor"], script), wanted[program])
         for program, script in scripts.items():
             records.report_progress(f"{self.cell.name}: {program}")
             checks = self._check(program, script, wanted[program])

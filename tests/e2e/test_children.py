@@ -55,6 +55,7 @@ def test_subprocess(tree: Tree, velo: Velo) -> None:
 
     runs = velo.both("app.py", served=8)
 
+    print(*runs.second.stats, sep="\n")
     assert len(runs.second.stats) == 5
     assert all(each["served"] for each in runs.second.stats)
 

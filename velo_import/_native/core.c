@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The native half of the hook: files mapped without a descriptor left behind, and stamps compared without
- * building Python's stat result.
+ * The native half of the hook: files mapped without a descriptor left behind, stamps compared without building
+ * Python's stat result, and a module's code made in one call.
  *
  * Reading order: `Map` (a read-only buffer over one mapped file), `map_file` (the only way to make one),
- * `is_unchanged`, `Watch` (many stamps asked in one call), `take_lock`, then the module's tables. The Python twin is velo_import/hook/mapping.py; it is used where
- * this module was not built, and the tests put both through the same cases.
+ * `is_unchanged`, `load_code` (what each served module costs), `Watch` (many stamps asked in one call),
+ * `take_lock`, then the module's tables. The Python twin is velo_import/hook/mapping.py; it is used where this
+ * module was not built, and the tests put both through the same cases.
  *
  * Why not CPython's own mmap module: before 3.13 it keeps a duplicate of the descriptor. A program that closes
  * every descriptor and opens its own files would have one of them closed by our map at exit.
@@ -19,6 +20,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
+#include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -26,8 +29,9 @@
 
 typedef struct {
     PyObject_HEAD
-    void *start; /* NULL when the file is empty: mmap refuses a length of zero */
+    char *start; /* NULL when the file is empty: mmap refuses a length of zero */
     Py_ssize_t size;
+    Py_ssize_t read_from, read_to; /* what was read since the pages were last given back */
 } Map;
 
 /* One search-path entry: what sys.path_importer_cache must hold for it, and the folder's stamp. */
@@ -46,10 +50,27 @@ typedef struct {
     Entry *entries;
 } Watch;
 
+/* Mapped pages count as the process's memory while they stay, and what was unmarshalled is not needed again. So
+ * they are given back once this much was read; giving them back more often costs more than reading them. */
+#define MOST_READ (1 << 18)
+#define MOST_USED 16
+
 typedef struct {
     PyObject *map_type;
     PyObject *watch_type;
+    PyObject *loads;      /* marshal.loads */
+    PyObject *fix;        /* _imp._fix_co_filename */
+    PyObject *audit;      /* sys.audit */
+    PyObject *open_mode;  /* what auditors are told when a cached file is opened */
+    PyObject *open_flags;
+    PyObject *open_event;
+    Map *used[MOST_USED]; /* the maps that were read since pages were last given back */
+    int used_count;
+    Py_ssize_t read;
 } State;
+
+/* The words of a module's record (FORMAT.md, section 3). */
+enum { START = 1, LENGTH, MTIME_NS, CTIME_NS, INODE, SIZE, WORDS = 10 };
 
 #ifdef __APPLE__
 #define MTIME(status) ((status).st_mtimespec)
@@ -81,29 +102,9 @@ static void map_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-PyDoc_STRVAR(map_forget_doc,
-             "forget() -> None\n\n"
-             "Give the pages back to the kernel; they are read again when they are touched. What has been\n"
-             "unmarshalled is not needed any more, and would count as this process's memory.");
-
-static PyObject *map_forget(PyObject *self, PyObject *unused)
-{
-    (void)unused;
-    Map *map = (Map *)self;
-    if (map->start != NULL)
-        madvise(map->start, (size_t)map->size, MADV_DONTNEED);
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef map_methods[] = {
-    {"forget", map_forget, METH_NOARGS, map_forget_doc},
-    {NULL, NULL, 0, NULL},
-};
-
 static PyType_Slot map_slots[] = {
     {Py_bf_getbuffer, map_getbuffer},
     {Py_tp_dealloc, map_dealloc},
-    {Py_tp_methods, map_methods},
     {Py_tp_doc, "A read-only buffer over one mapped file; holds no descriptor."},
     {0, NULL},
 };
@@ -144,7 +145,7 @@ static PyObject *map_file(PyObject *module, PyObject *argument)
     ((Map *)map)->size = (Py_ssize_t)status.st_size;
     if (status.st_size > 0) {
         void *start = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_SHARED, descriptor, 0);
-        if (start == MAP_FAILED)
+        if (start == MAP_FAILED) /* the object says NULL until now */
             goto refused;
         ((Map *)map)->start = start;
     }
@@ -167,22 +168,129 @@ PyDoc_STRVAR(is_unchanged_doc,
              "Whether the file still has this stamp; None when only a time or the inode differs, so that\n"
              "its content has to be asked. A size of -1 is any size. A file that is not there has changed.");
 
-static PyObject *is_unchanged(PyObject *module, PyObject *arguments)
+typedef enum { CHANGED, UNCHANGED, ANOTHER_STAMP, FAILED } Stamp;
+
+static Stamp compare_stamp(PyObject *path, long long size, long long mtime, long long ctime,
+                           unsigned long long ino)
 {
-    (void)module;
     PyObject *encoded = NULL;
-    long long size, mtime, ctime;
-    unsigned long long ino;
-    if (!PyArg_ParseTuple(arguments, "O&LLLK", PyUnicode_FSConverter, &encoded, &size, &mtime, &ctime, &ino))
-        return NULL;
+    if (!PyUnicode_FSConverter(path, &encoded))
+        return FAILED;
     struct stat status;
     int refused = stat(PyBytes_AsString(encoded), &status);
     Py_DECREF(encoded);
     if (refused || (size >= 0 && size != (long long)status.st_size))
-        Py_RETURN_FALSE;
+        return CHANGED;
     if (nanoseconds(MTIME(status)) == mtime && nanoseconds(CTIME(status)) == ctime && status.st_ino == ino)
-        Py_RETURN_TRUE;
-    Py_RETURN_NONE;
+        return UNCHANGED;
+    return ANOTHER_STAMP;
+}
+
+static PyObject *stamp_answer(Stamp stamp)
+{
+    if (stamp == FAILED)
+        return NULL;
+    PyObject *answer = stamp == CHANGED ? Py_False : stamp == UNCHANGED ? Py_True : Py_None;
+    Py_INCREF(answer);
+    return answer;
+}
+
+static PyObject *is_unchanged(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    PyObject *path;
+    long long size, mtime, ctime;
+    unsigned long long ino;
+    if (!PyArg_ParseTuple(arguments, "OLLLK", &path, &size, &mtime, &ctime, &ino))
+        return NULL;
+    return stamp_answer(compare_stamp(path, size, mtime, ctime, ino));
+}
+
+/* Note that a range of a map is about to be read; give earlier ranges back once there were enough of them. */
+static void note_read(State *state, Map *map, Py_ssize_t from, Py_ssize_t length)
+{
+    if (state->read + length > MOST_READ || (map->read_to == 0 && state->used_count == MOST_USED)) {
+        uintptr_t page_size = (uintptr_t)sysconf(_SC_PAGESIZE);
+        for (int i = 0; i < state->used_count; i++) {
+            Map *used = state->used[i];
+            uintptr_t page = (uintptr_t)(used->start + used->read_from) & ~(page_size - 1);
+            madvise((void *)page, (size_t)((uintptr_t)(used->start + used->read_to) - page), MADV_DONTNEED);
+            used->read_from = used->read_to = 0;
+            Py_DECREF((PyObject *)used);
+        }
+        state->used_count = 0;
+        state->read = 0;
+    }
+    state->read += length;
+    if (map->read_to == 0) {
+        Py_INCREF((PyObject *)map);
+        state->used[state->used_count++] = map;
+        map->read_from = from;
+    }
+    if (from < map->read_from)
+        map->read_from = from;
+    if (from + length > map->read_to)
+        map->read_to = from + length;
+}
+
+PyDoc_STRVAR(load_code_doc,
+             "load_code(path: str, cached: str, records: buffer, at: int, asks: bool, pack: Map) -> code | bool | None\n\n"
+             "The code of the module whose record is at word `at`, with `path` as its file name. If the kernel is\n"
+             "to be asked and says that the source is another, False, or None when only a time or the inode\n"
+             "differs. Raises IndexError for a record or a range that is not there; EOFError, TypeError or\n"
+             "ValueError for bytes that are no code; and what an auditor raises.");
+
+static PyObject *load_code(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    State *state = PyModule_GetState(module);
+    if (count != 6 || !PyObject_TypeCheck(arguments[5], (PyTypeObject *)state->map_type)) {
+        PyErr_SetString(PyExc_TypeError, "six arguments, the last of them a map");
+        return NULL;
+    }
+    PyObject *path = arguments[0];
+    Map *map = (Map *)arguments[5];
+    Py_ssize_t at = PyLong_AsSsize_t(arguments[3]);
+    int asks = PyObject_IsTrue(arguments[4]);
+    Py_buffer records;
+    if (asks < 0 || (at == -1 && PyErr_Occurred()) || PyObject_GetBuffer(arguments[2], &records, PyBUF_SIMPLE) < 0)
+        return NULL;
+    uint64_t record[WORDS];
+    int is_there = at >= 0 && at <= records.len / 8 - WORDS;
+    if (is_there)
+        memcpy(record, (const char *)records.buf + at * 8, sizeof(record));
+    PyBuffer_Release(&records);
+    if (!is_there || record[START] > (uint64_t)map->size || record[LENGTH] > (uint64_t)map->size - record[START] ||
+        record[LENGTH] == 0) {
+        PyErr_SetString(PyExc_IndexError, "no such range");
+        return NULL;
+    }
+    if (asks) {
+        Stamp stamp = compare_stamp(path, (long long)record[SIZE], (long long)record[MTIME_NS],
+                                    (long long)record[CTIME_NS], record[INODE]);
+        if (stamp != UNCHANGED)
+            return stamp_answer(stamp);
+    }
+
+    PyObject *view = NULL;
+    PyObject *code = NULL;
+    /* Auditors see the event that reading the cached file would have raised. */
+    PyObject *audited = PyObject_CallFunctionObjArgs(state->audit, state->open_event, arguments[1],
+                                                     state->open_mode, state->open_flags, NULL);
+    if (audited == NULL)
+        return NULL;
+    Py_DECREF(audited);
+    note_read(state, map, (Py_ssize_t)record[START], (Py_ssize_t)record[LENGTH]);
+    view = PyMemoryView_FromMemory(map->start + record[START], (Py_ssize_t)record[LENGTH], PyBUF_READ);
+    if (view != NULL)
+        code = PyObject_CallFunctionObjArgs(state->loads, view, NULL);
+    Py_XDECREF(view);
+    if (code != NULL) {
+        PyObject *fixed = PyObject_CallFunctionObjArgs(state->fix, code, path, NULL); /* refuses what is no code */
+        if (fixed == NULL)
+            Py_CLEAR(code);
+        Py_XDECREF(fixed);
+    }
+    return code;
 }
 
 static void watch_dealloc(PyObject *self)
@@ -322,17 +430,37 @@ static PyObject *take_lock(PyObject *module, PyObject *argument)
 static PyMethodDef functions[] = {
     {"map_file", map_file, METH_O, map_file_doc},
     {"is_unchanged", is_unchanged, METH_VARARGS, is_unchanged_doc},
+    {"load_code", (PyCFunction)(void (*)(void))load_code, METH_FASTCALL, load_code_doc},
     {"watch", watch, METH_O, watch_doc},
     {"take_lock", take_lock, METH_O, take_lock_doc},
     {NULL, NULL, 0, NULL},
 };
+
+/* An attribute of a module that every interpreter has loaded by now: to import it could run a program's hook. */
+static PyObject *loaded(const char *name, const char *attribute)
+{
+    PyObject *text = PyUnicode_FromString(name);
+    PyObject *module = text == NULL ? NULL : PyImport_GetModule(text);
+    PyObject *found = module == NULL ? NULL : PyObject_GetAttrString(module, attribute);
+    if (module == NULL && !PyErr_Occurred())
+        PyErr_SetObject(PyExc_ImportError, text);
+    Py_XDECREF(module);
+    Py_XDECREF(text);
+    return found;
+}
 
 static int module_exec(PyObject *module)
 {
     State *state = PyModule_GetState(module);
     state->map_type = PyType_FromModuleAndSpec(module, &map_spec, NULL);
     state->watch_type = PyType_FromModuleAndSpec(module, &watch_spec, NULL);
-    return state->map_type == NULL || state->watch_type == NULL ? -1 : 0;
+    state->loads = loaded("marshal", "loads");
+    state->fix = loaded("_imp", "_fix_co_filename");
+    state->audit = loaded("sys", "audit");
+    state->open_event = PyUnicode_FromString("open");
+    state->open_mode = PyUnicode_FromString("rb");
+    state->open_flags = PyLong_FromLong(O_RDONLY | O_CLOEXEC);
+    return PyErr_Occurred() ? -1 : 0;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
@@ -341,6 +469,9 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     if (state != NULL) {
         Py_VISIT(state->map_type);
         Py_VISIT(state->watch_type);
+        Py_VISIT(state->loads);
+        Py_VISIT(state->fix);
+        Py_VISIT(state->audit);
     }
     return 0;
 }
@@ -351,8 +482,21 @@ static int module_clear(PyObject *module)
     if (state != NULL) {
         Py_CLEAR(state->map_type);
         Py_CLEAR(state->watch_type);
+        Py_CLEAR(state->loads);
+        Py_CLEAR(state->fix);
+        Py_CLEAR(state->audit);
+        Py_CLEAR(state->open_event);
+        Py_CLEAR(state->open_mode);
+        Py_CLEAR(state->open_flags);
+        while (state->used_count > 0)
+            Py_DECREF((PyObject *)state->used[--state->used_count]);
     }
     return 0;
+}
+
+static void module_free(void *module)
+{
+    module_clear(module);
 }
 
 static PyModuleDef_Slot module_slots[] = {
@@ -369,6 +513,7 @@ static struct PyModuleDef definition = {
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,
+    .m_free = module_free,
 };
 
 PyMODINIT_FUNC PyInit_core(void)

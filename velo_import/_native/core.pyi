@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+from types import CodeType
+
 class Map:
     """A read-only buffer over one mapped file; holds no descriptor."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
-    def forget(self) -> None:
-        """Give the pages back to the kernel; they are read again when they are touched."""
 
 def map_file(path: bytes, /) -> tuple[Map, tuple[int, int, int, int, int, int]]:
     """Map a regular file; gives the map and (uid, mode, size, mtime_ns, ctime_ns, ino). Raises OSError."""
@@ -25,3 +25,10 @@ def take_lock(path: bytes, /) -> int:
 
 def is_unchanged(path: str, size: int, mtime_ns: int, ctime_ns: int, ino: int, /) -> bool | None:
     """Whether the file still has this stamp; None when only a time or the inode differs."""
+
+def load_code(
+    path: str, cached: str, records: memoryview, at: int, asks: bool, pack: Map, /
+) -> CodeType | bool | None:
+    """The code of the module whose record is at word `at`, with `path` as its file name; False if the source
+    is another, None when only a time or the inode differs. Raises IndexError for what is not there.
+    """

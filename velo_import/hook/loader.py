@@ -5,39 +5,38 @@ Everything else about it is inherited, so a module looks as it always does. The 
 compiled under importlib's own file name, because CPython cuts frames of that name out of tracebacks.
 """
 
-import sys
 from _frozen_importlib_external import SourceFileLoader
-from _imp import _fix_co_filename, source_hash  # type: ignore[attr-defined]
-from marshal import loads
-from posix import O_CLOEXEC, O_RDONLY, stat
+from _imp import source_hash
+from posix import stat
 
 import velo_import.hook.mapping as mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType
+    from typing import Any
 
     from velo_import.hook.counts import Counts
     from velo_import.hook.finder import Folder
 
-CODE = type((lambda: None).__code__)
 HASH_KEY = 0x56454C4F
-OPEN_FLAGS = O_RDONLY | O_CLOEXEC
 
 
-def is_source_unchanged(path: str, records: memoryview, at: int) -> bool:
-    """Whether the file is still the one that was compiled: same stamp, or same size and same content.
+def is_content_unchanged(path: str, records: memoryview, at: int) -> bool:
+    """Whether a file of the size that was compiled still has that content.
 
-    Content is asked only when size agrees and a time or the inode does not, which is what installers that
-    hard-link do to files they never edit. SipHash is enough against accident, and who can edit the file
-    needs no collision.
+    Asked only when size agrees and a time or the inode does not: installers that hard-link do that to
+    files they never edit. SipHash is enough against accident, and who can edit the file needs no collision.
     """
-    unchanged = mapping.is_unchanged(path, records[at + 6], records[at + 3], records[at + 4], records[at + 5])
-    if unchanged is not None:
-        return unchanged
     with open(path, "rb", 0) as file:
         source = file.read()
     return int.from_bytes(source_hash(HASH_KEY, source), "little") == records[at + 7]
+
+
+def is_bytecode_whole(pack: "Any", records: memoryview, at: int) -> bool:
+    """Whether the bytes in the pack are those that were stored."""
+    view = memoryview(pack)[records[at + 1] : records[at + 1] + records[at + 2]]
+    return int.from_bytes(source_hash(HASH_KEY, view), "little") == records[at + 8]
 
 
 class VeloSourceLoader(SourceFileLoader):
@@ -69,11 +68,12 @@ class VeloSourceLoader(SourceFileLoader):
         A `.pyc` of the old source would then pass CPython's check, which sees whole seconds.
         """
         records = self._folder.records
-        status = stat(self.path)
-        return (
-            status.st_mtime_ns // 1_000_000_000 == records[self._at + 3] // 1_000_000_000
-            and status.st_size == records[self._at + 6]
-            and not is_source_unchanged(self.path, records, self._at)
+        at = self._at
+        if mapping.is_unchanged(self.path, records[at + 6], *records[at + 3 : at + 6]) is not None:
+            return False
+        second = records[at + 3] // 1_000_000_000
+        return stat(self.path).st_mtime_ns // 1_000_000_000 == second and not is_content_unchanged(
+            self.path, records, at
         )
 
     def _served(self, fullname: str) -> "CodeType | None":
@@ -84,27 +84,26 @@ class VeloSourceLoader(SourceFileLoader):
         counts = self._counts
         if fullname != self.name:
             return None
-        if folder.asks and not is_source_unchanged(path, records, at):
-            counts.defer_stale("source changed", fullname, path)
-            return None
         pack = folder.manifest.pack((records[at] >> 32) - 1)
-        view = None if pack is None else pack.read(records[at + 1], records[at + 2])
-        if view is None:
+        if pack is None:
             counts.defer_learnable("pack missing", fullname, path)
             return None
-        if counts.verify and int.from_bytes(source_hash(HASH_KEY, view), "little") != records[at + 8]:
+        if counts.verify and not is_bytecode_whole(pack, records, at):
             counts.errors += 1
             counts.defer_learnable("bytecode damaged", fullname, path)
             return None
-        # Auditors see the event that reading the cached file would have raised.
-        sys.audit("open", self._cached, "rb", OPEN_FLAGS)
-        code = loads(view)
-        if type(code) is not CODE:
-            counts.errors += 1
+        try:
+            code = mapping.load_code(path, self._cached, records, at, folder.asks, pack)
+            if code is None and is_content_unchanged(path, records, at):
+                code = mapping.load_code(path, self._cached, records, at, False, pack)
+        except IndexError:
+            counts.defer_learnable("pack missing", fullname, path)
             return None
-        _fix_co_filename(code, path)
+        if not code:
+            counts.defer_stale("source changed", fullname, path)
+            return None
         counts.served += 1
-        return code
+        return code  # type: ignore[return-value]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SourceFileLoader) and vars(self) == vars(other)

@@ -23,63 +23,22 @@ ROOT_WORDS = PACK_WORDS = 6
 BLOCK_WORDS = 9
 MODULE_WORDS = 10
 STAT, ROOT_ONLY, NEVER = 0, 1, 2
-MOST_READ = 1 << 17
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Any
 
 
 class Unusable(Exception):
     """Why a manifest or pack is not used; the text is the reason that is counted. Never leaves the hook."""
 
 
-def map_private(path: str) -> "tuple[memoryview, tuple[int, ...]]":
+def map_private(path: str) -> "tuple[Any, tuple[int, ...]]":
     """Map a file that only its owner (us or root) could have written; with its size, times and inode."""
     mapped, (uid, mode, *stamp) = mapping.map_file(fsencode(path))
     if uid not in (0, geteuid()) or mode & 0o022:
         raise Unusable("owner")
-    return memoryview(mapped), tuple(stamp)
-
-
-class Memory:
-    """How much mapped bytecode this process has read and not yet given back.
-
-    Mapped pages count as the process's memory while they stay; what is unmarshalled is not needed again.
-    """
-
-    __slots__ = ("read", "used")
-
-    def __init__(self) -> None:
-        self.read = 0
-        self.used: set[Callable[[], None]] = set()
-
-    def note(self, forget: "Callable[[], None]", length: int) -> None:
-        """Count bytes that are about to be read from a map; `forget` gives that map's pages back."""
-        self.read += length
-        if self.read > MOST_READ:
-            for give_back in self.used:
-                give_back()
-            self.used.clear()
-            self.read = length
-        self.used.add(forget)
-
-
-class Pack:
-    """One mapped bytecode pack."""
-
-    __slots__ = ("forget", "memory", "view")
-
-    def __init__(self, view: memoryview, memory: Memory) -> None:
-        self.view = view
-        self.memory = memory
-        self.forget: Callable[[], None] = getattr(view.obj, "forget", mapping.nothing)
-
-    def read(self, start: int, length: int) -> "memoryview | None":
-        """The bytes of one module, or None if they are not all there."""
-        self.memory.note(self.forget, length)
-        view = self.view[start : start + length]
-        return view if len(view) == length else None
+    return mapped, tuple(stamp)
 
 
 class Block:
@@ -116,15 +75,15 @@ class Manifest:
         OSError: the file cannot be opened or mapped.
     """
 
-    __slots__ = ("bytes", "memory", "pack_folder", "packs", "path", "roots_checked", "words")
+    __slots__ = ("bytes", "pack_folder", "packs", "path", "roots_checked", "words")
 
     def __init__(self, path: str, pack_folder: str, identity: bytes) -> None:
-        self.bytes, stamp = map_private(path)
+        mapped, stamp = map_private(path)
+        self.bytes = memoryview(mapped)
         self.path = path
         self.pack_folder = pack_folder
-        self.packs: dict[int, Pack | None] = {}
+        self.packs: dict[int, Any] = {}
         self.roots_checked: dict[int, bool] = {}
-        self.memory = Memory()
         size = stamp[0]
         if size < TABLES_START or size % 8 or self.bytes[:16] != START:
             raise Unusable("not a manifest")
@@ -183,8 +142,8 @@ class Manifest:
         at = (self.words[PACKS] >> 3) + index * PACK_WORDS
         return self.string(self.words[at], self.words[at + 1] & 0xFFFFFFFF)
 
-    def pack(self, index: int) -> "Pack | None":
-        """One pack; None when it is gone, foreign, or no longer what was verified."""
+    def pack(self, index: int) -> "Any":
+        """One mapped pack; None when it is gone, foreign, or no longer what was verified."""
         try:
             return self.packs[index]
         except KeyError:
@@ -194,7 +153,7 @@ class Manifest:
             at = (self.words[PACKS] >> 3) + index * PACK_WORDS
             mapped, stamp = map_private(f"{self.pack_folder}/{self.pack_name(index)}")
             if stamp == tuple(self.words[at + 2 : at + 6]):
-                pack = Pack(mapped, self.memory)
+                pack = mapped
         except (OSError, ValueError, Unusable):
             pass
         self.packs[index] = pack

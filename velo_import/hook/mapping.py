@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files mapped read-only, stamps compared, a lock taken: by the native module, or by its twin here.
+"""Files mapped, stamps compared, code made of mapped bytes, a lock taken: natively, or by the twin here.
 
 No descriptor may outlive a call. CPython's `mmap` keeps one before 3.13, which a program that closes all
 descriptors would hand to a stranger; so the twin reads files instead of mapping them. It imports nothing,
@@ -9,7 +9,15 @@ because an import would go through the program's own hooks.
 import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import ExtensionFileLoader
-from _imp import create_builtin, create_dynamic, exec_builtin, exec_dynamic, extension_suffixes
+from _imp import (  # type: ignore[attr-defined]
+    _fix_co_filename,
+    create_builtin,
+    create_dynamic,
+    exec_builtin,
+    exec_dynamic,
+    extension_suffixes,
+)
+from marshal import loads
 from posix import (
     O_CLOEXEC,
     O_CREAT,
@@ -26,9 +34,12 @@ from posix import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import CodeType
     from typing import Any
 
 REGULAR_FILE = 8  # st_mode >> 12
+OPEN_FLAGS = O_RDONLY | O_CLOEXEC
+RECORD_WORDS = 10  # FORMAT.md, section 3
 
 
 def map_file(path: bytes) -> "tuple[Any, tuple[int, int, int, int, int, int]]":
@@ -74,6 +85,36 @@ def is_unchanged(path: "str | bytes", size: int, mtime_ns: int, ctime_ns: int, i
     return None
 
 
+def load_code(
+    path: str, cached: str, records: memoryview, at: int, asks: bool, pack: "Any"
+) -> "CodeType | bool | None":
+    """The code of the module whose record is at word `at`, with `path` as its file name.
+
+    If the kernel is to be asked (`asks`) and says that the source is another: False, or None when only a time
+    or the inode differs. `pack` is what `map_file` gave.
+
+    Raises:
+        IndexError: no such record, or a range that the pack does not have.
+        EOFError, TypeError, ValueError: the bytes are no code.
+        Exception: whatever an auditor raises.
+    """
+    if not 0 <= at <= len(records) - RECORD_WORDS:
+        raise IndexError("no such range")
+    _, start, length, mtime, ctime, ino, size, _, _, _ = records[at : at + RECORD_WORDS]
+    view = memoryview(pack)[start : start + length]
+    if not length or len(view) != length:
+        raise IndexError("no such range")
+    if asks:
+        unchanged = is_unchanged(path, size, mtime, ctime, ino)
+        if unchanged is not True:
+            return unchanged
+    # Auditors see the event that reading the cached file would have raised.
+    sys.audit("open", cached, "rb", OPEN_FLAGS)
+    code: CodeType = loads(view)
+    _fix_co_filename(code, path)  # refuses what is no code
+    return code
+
+
 class Watch:
     """The entries of a search path, to be asked in one call."""
 
@@ -113,10 +154,6 @@ def take_lock(path: bytes) -> int:
     return descriptor
 
 
-def nothing() -> None:
-    """Stands in for `forget` where nothing is mapped."""
-
-
 def _load_extension(name: str) -> "Any":
     """A module of the standard library, loaded by its place and left out of `sys.modules`.
 
@@ -145,11 +182,11 @@ def _load(name: str, path: str) -> "Any":
 
 def use_native(path: str) -> bool:
     """Replace these functions by the native module's, if it was built and fits this interpreter."""
-    global map_file, is_unchanged, take_lock, watch
+    global map_file, is_unchanged, load_code, take_lock, watch
     try:
         native = _load("velo_import._native.core", path)
     except (ImportError, OSError, SystemError):
         return False
     map_file, is_unchanged, take_lock = native.map_file, native.is_unchanged, native.take_lock
-    watch = native.watch
+    load_code, watch = native.load_code, native.watch
     return True

@@ -29,6 +29,7 @@ from .scan import FileEntry
 HEADER = Struct("<4sIII")
 assert HEADER.size == 16
 UNCHECKED_HASH, CHECKED_HASH = 0b01, 0b11
+SECOND = 1_000_000_000
 CODE_MARKS = (b"\xe3", b"c")  # How a marshalled code object begins, with and without a back reference.
 
 SIZE = Struct("<I")
@@ -64,12 +65,13 @@ def judge_cached(
         fits = cached[8:16] == _imp.source_hash(int.from_bytes(magic[:4], "little"), source())
     elif flags == 0:
         # Within its second Python would take the old bytecode for a new source of the same size.
-        # The change times cannot be set by anyone, so a cached file younger in both is younger.
+        # Nobody can set change times, so a cached file younger by its own is younger. Within one tick of that
+        # clock they are equal, as after unpacking an archive: then only a source of long ago is believed.
         fits = (
-            mtime == source_entry.mtime_ns // 1_000_000_000 & 0xFFFFFFFF
+            mtime == source_entry.mtime_ns // SECOND & 0xFFFFFFFF
             and size == source_entry.size & 0xFFFFFFFF
             and stamp.mtime_ns >= source_entry.mtime_ns
-            and stamp.ctime_ns >= source_entry.ctime_ns
+            and stamp.ctime_ns >= source_entry.ctime_ns + (source_entry.mtime_ns + SECOND > stamp.ctime_ns)
         )
     else:
         fits = False

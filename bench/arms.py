@@ -118,7 +118,7 @@ def find_velo(home: Path, request: str = "") -> Velo | None:
 
 
 def floor_arm(variables: Mapping[str, str], notes: Path) -> Arm:
-    """Plain Python whose finder and loader cost next to nothing, and check nothing (floor/sitecustomize.py)."""
+    """Plain Python with a finder that costs next to nothing and checks nothing (floor/sitecustomize.py)."""
     injected = str(CHECKOUT / "bench" / "floor")
     path = os.pathsep.join(filter(None, (injected, variables.get("PYTHONPATH"))))
     return Arm("floor", {**variables, "PYTHONPATH": path, "BENCH_FLOOR": str(notes)})

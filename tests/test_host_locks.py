@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.stores import CHECKOUT
 from velo_import.errors import StoreLocked, VeloError
-from velo_import.host.locks import exclusive, held
+from velo_import.host.locks import exclusive, held, release
 
 HOLDER = f"""
 import sys, time
@@ -94,6 +94,13 @@ def test_inherited_lock_is_held_and_a_foreign_one_is_not(lock: Path) -> None:
             check=True,
         )
     assert answer.stdout == "True False\n"
+
+
+def test_a_released_lock_is_free_while_its_descriptor_is_open(lock: Path) -> None:
+    with exclusive(lock) as descriptor:
+        release(descriptor)
+        with exclusive(lock):
+            pass
 
 
 def test_lock_is_free_after_the_block(lock: Path) -> None:

@@ -25,7 +25,7 @@ from velo_import.format.manifest import (
     siphash,
 )
 from velo_import.host.locks import exclusive
-from velo_import.ingest import codes, ingest
+from velo_import.ingest import codes, ingest, learning
 from velo_import.ingest.interpreter import probe
 from velo_import.ingest.learning import learn
 from velo_import.ingest.notes import VAIN, build_of, parse_notes
@@ -200,6 +200,30 @@ def test_notes_left_while_another_learned_are_taken_up(program, project):
     assert program.module(project / "one.py").pack >= 0
     assert program.module(project / "two.py").pack >= 0
     assert [path.name for path in left.iterdir()] == ["other-key.79"]
+
+
+def test_notes_left_after_the_last_look_are_taken_up_as_well(program, project, monkeypatch):
+    """A program that found the lock held just before it was given back has nobody else to learn for it."""
+    project.write({"one.py": "x = 1\n", "two.py": "y = 1\n"})
+    left = program.store.run / "notes"
+    look = learning.left_notes
+    looks = []
+
+    def left_notes(store, key):
+        looks.append(key)
+        if len(looks) == 2:  # The last look under the lock: the note comes right after it.
+            left.mkdir()
+            two = program.notes({"two": project / "two.py"}, [project.folder])
+            (left / f"{program.key}.77").write_bytes(two)
+            return iter(())
+        return look(store, key)
+
+    monkeypatch.setattr(learning, "left_notes", left_notes)
+    program.learn({"one": project / "one.py"}, [project.folder])
+
+    assert program.module(project / "one.py").pack >= 0
+    assert program.module(project / "two.py").pack >= 0
+    assert list(left.iterdir()) == []
 
 
 def test_an_edited_module_is_compiled_again(program, project):

@@ -50,6 +50,11 @@ def held(descriptor: int) -> bool:
     return True
 
 
+def release(descriptor: int) -> None:
+    """Give the lock behind a descriptor back; the descriptor stays open."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 def _try(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from velo_import.errors import VeloError
+from velo_import.errors import StoreLocked, VeloError
 from velo_import.format.manifest import ROOT_ONLY, TREE, encode, manifest_key
 from velo_import.host.filesystems import filesystem_of
-from velo_import.host.locks import exclusive, held
+from velo_import.host.locks import exclusive, held, release
 from velo_import.host.processes import available_cores
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
@@ -30,7 +30,7 @@ from .codes import forget_damaged, merge_into, merge_packs, provide_codes, wante
 from .content import read_contents, settle_files
 from .distributions import Labels
 from .interpreter import Interpreter
-from .notes import Notes, joined, left_notes, note_attempt, note_gain, parse_notes
+from .notes import Notes, joined, left_notes, names_of_left_notes, note_attempt, note_gain, parse_notes
 from .plan import Draft, FolderDraft, assemble, default_check, only_folders, plan_ingest, with_other
 from .publish import BASE, UPPER, is_hook_current, publish_manifest, published_draft, shown
 from .scan import Area, Scan, area_kind, scan
@@ -72,27 +72,46 @@ def learn(notes: bytes, store: Store, *, patience: float = PATIENCE_SECONDS) -> 
         raise VeloError(
             "the notes are of another environment than they say", hint="run `velo doctor` in that environment"
         )
-    with _lock(store, parsed.key):
-        note_attempt(store, parsed.key, parsed.marks)
-        if not is_hook_current(store, parsed.build):
-            hookcode.write(store, _interpreter(parsed))
-        with Catalog.open(store) as catalog:
-            waiting = list(left_notes(store, parsed.key))
-            for _ in range(MOST_ROUNDS):
-                noted = parsed.marks
-                parsed = joined(parsed, waiting)
-                note_attempt(store, parsed.key, tuple(mark for mark in parsed.marks if mark not in noted))
-                summary = _Learning(parsed, store, catalog, began + patience).run()
-                if summary.published:
-                    note_gain(store, parsed.key, parsed.marks)
-                waiting = list(left_notes(store, parsed.key))
-                if not waiting:
-                    break
+    summary = _learn_locked(store, parsed.key, [parsed], began + patience)
+    for _ in range(MOST_ROUNDS):
+        # A program that ended after our last look, but before we gave the lock back, could start nobody.
+        if not names_of_left_notes(store, parsed.key):
+            break
+        try:
+            summary = _learn_locked(store, parsed.key, [], began + patience) or summary
+        except StoreLocked:
+            break  # Whoever holds it now will look as well.
+    assert summary is not None  # There were notes to begin with.
     used = os.times()
     return summary._replace(
         seconds=time.monotonic() - began,
         cpu_seconds=used.user + used.system + used.children_user + used.children_system,
     )
+
+
+def _learn_locked(store: Store, key: str, given: list[Notes], deadline: float) -> LearnSummary | None:
+    """Learn these notes and all that other programs leave meanwhile, under the environment's lock."""
+    with _lock(store, key):
+        waiting = given or list(left_notes(store, key))
+        if not waiting:
+            return None
+        parsed, *waiting = waiting
+        note_attempt(store, key, parsed.marks)
+        if not is_hook_current(store, parsed.build):
+            hookcode.write(store, _interpreter(parsed))
+        with Catalog.open(store) as catalog:
+            waiting += left_notes(store, key)
+            for _ in range(MOST_ROUNDS):
+                noted = parsed.marks
+                parsed = joined(parsed, waiting)
+                note_attempt(store, key, tuple(mark for mark in parsed.marks if mark not in noted))
+                summary = _Learning(parsed, store, catalog, deadline).run()
+                if summary.published:
+                    note_gain(store, key, parsed.marks)
+                waiting = list(left_notes(store, key))
+                if not waiting:
+                    break
+        return summary
 
 
 def _interpreter(notes: Notes) -> Interpreter:
@@ -126,7 +145,10 @@ def _lock(store: Store, key: str) -> Iterator[None]:
     except OSError:
         inherited = False
     if inherited:
-        yield
+        try:
+            yield
+        finally:
+            release(LOCK_DESCRIPTOR)
         return
     with exclusive(path):
         yield

@@ -100,15 +100,18 @@ def joined(first: Notes, others: list[Notes]) -> Notes:
     )
 
 
+def names_of_left_notes(store: Store, key: str) -> list[str]:
+    """The files that programs of this environment left for a learner at work."""
+    try:
+        names = os.listdir(store.run / "notes")
+    except OSError:
+        return []
+    return sorted(name for name in names if name.rpartition(".")[0] == key)
+
+
 def left_notes(store: Store, key: str) -> Iterator[Notes]:
     """Take the notes that programs left for a learner at work; damaged ones are removed and say nothing."""
-    try:
-        names = sorted(os.listdir(store.run / "notes"))
-    except OSError:
-        return
-    for name in names:
-        if name.rpartition(".")[0] != key:
-            continue
+    for name in names_of_left_notes(store, key):
         path = store.run / "notes" / name
         try:
             notes = parse_notes(read_file(path))

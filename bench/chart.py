@@ -76,7 +76,7 @@ def load(folder: Path) -> list[dict[str, Any]]:
         for path in sorted(folder.glob("*.json"))
         if not path.name.endswith(".pyperf.json")
     ]
-    order = {"startup": 0, "hook": 1, "ingest": 2}
+    order = {"startup": 0, "profile": 1, "hook": 2, "ingest": 3}
     return sorted((r for r in records if r.get("kind") in order), key=lambda r: order[r["kind"]])
 
 
@@ -196,7 +196,8 @@ def document(records: Sequence[Mapping[str, Any]]) -> str:
         *_all_losses(records),
     ]
     for record in records:
-        writer = {"startup": _startup, "hook": _hook, "ingest": _ingest}[record["kind"]]
+        writers = {"startup": _startup, "profile": _profile, "hook": _hook, "ingest": _ingest}
+        writer = writers[record["kind"]]
         parts += [*_heading(record), *writer(record)]
     return "\n".join(parts)
 
@@ -219,6 +220,7 @@ def _all_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if record["kind"] == "startup"
         for name, cell in record["cells"].items()
         for arm, programs in cell.get("losses", {}).items()
+        if arm != "floor"
         for program in programs
     ]
     if rows:
@@ -229,7 +231,12 @@ def _all_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _heading(record: Mapping[str, Any]) -> Iterator[str]:
-    titles = {"startup": "Start-up", "hook": "Hook", "ingest": "Ingest, learning and disk"}
+    titles = {
+        "startup": "Start-up",
+        "profile": "Where a warm start goes",
+        "hook": "Hook",
+        "ingest": "Ingest, learning and disk",
+    }
     machine = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record["machine"].items())
     yield f"## {titles[record['kind']]}, Python {record['python']}\n"
     yield f"- command: `{record['command']}`"
@@ -287,6 +294,31 @@ def _counts(cell: Mapping[str, Any]) -> Iterator[str]:
         worst = max(m["resident_pages"] / m["pages"] for m in medians)
         files = medians[0]["evicted_files"]
         yield f"Pages still in memory after dropping {files:.0f} files: at most {worst:.2%}.\n"
+
+
+def _profile(record: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        "Millions of instructions in user space, counted by callgrind, of one warm start. Shares are of plain"
+        " Python and overlap (the collector also runs while classes are made); *start and exit* is an empty"
+        " program. *Floor* is a finder and loader that look into one dict, read one file and check nothing:"
+        " what it saves is all that finding and reading can save; the rest is CPython at work.\n"
+    )
+    programs = record["instructions"]
+    parts = [name for name in next(iter(programs.values()))["plain"] if name != "total"]
+    empty = programs["(empty)"]["plain"]["total"]
+    rows = []
+    for name, arms in programs.items():
+        total = arms["plain"]["total"]
+        shares = [f"{arms['plain'][part] / total:.1%}" for part in parts]
+        others = [
+            f"{arms[arm]['total'] / 1e6:.1f} ({total / arms[arm]['total']:.3f}x)"
+            for arm in arms
+            if arm != "plain"
+        ]
+        rows.append([name, f"{total / 1e6:.1f}", *others, *shares, f"{empty / total:.1%}"])
+    arms = [arm for arm in next(iter(programs.values())) if arm != "plain"]
+    head = ["program", "plain", *(f"{arm} (plain / {arm})" for arm in arms), *parts, "start and exit"]
+    yield from _table(head, rows, "l" + "r" * (len(head) - 1))
 
 
 def _hook(record: Mapping[str, Any]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import records
-from bench.arms import CHECKOUT, Arm, arms_of, clean_variables, find_velo
+from bench.arms import CHECKOUT, Arm, arms_of, clean_variables, find_velo, floor_arm
 from bench.environment import Environment, build, work_folder
 from bench.interpreters import find_interpreter
 from bench.measure import BenchmarkFault, become_subreaper, run, settle
@@ -52,19 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     environment = build(work, interpreter, "pyc")
     variables = {**clean_variables(os.environ), "PYTHONHASHSEED": "0"}
     arms = {name: arm for name, arm in arms_of(variables, velo).items() if name != "run"}
+    arms["floor"] = floor_arm(variables, velo.home)
     record = records.header("profile", "bench.profile", words)
     record |= {"python": interpreter.version, "velo": velo.version, "instructions": {}}
-    nothing = work / "programs" / "nothing.py"
+    nothing = work / "programs" / "nothing" / "main.py"
     nothing.parent.mkdir(parents=True, exist_ok=True)
     nothing.write_text("pass\n")
     scripts = {"(empty)": nothing}
     scripts |= {name: write_program(work / "programs", name) for name in options.programs.split(",")}
     for script in [*scripts.values()] * 2:
-        run(arms["velo"].command(environment.python, str(script)), arms["velo"].variables)
-        settle()
+        for arm in (arms["velo"], arms["floor"]):
+            run(arm.command(environment.python, str(script)), arm.variables)
+            settle()
     for name, script in scripts.items():
         record["instructions"][name] = {
-            arm: count(arms[arm], environment, script, work) for arm in ("plain", "velo")
+            arm: count(arms[arm], environment, script, work) for arm in ("plain", "velo", "floor")
         }
     print(render(record["instructions"]))
     if options.json:
@@ -114,14 +116,21 @@ def parse(text: str) -> dict[str, int]:
 
 
 def render(instructions: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
-    """A table in millions of instructions; the last column is plain/velo."""
-    heads = ["program", "plain", *(f"{part} %" for part in PARTS.values()), "velo", "plain/velo"]
+    """A table in millions of instructions; the last columns are ratios to plain."""
+    heads = [
+        "program",
+        "plain",
+        *(f"{part} %" for part in PARTS.values()),
+        "velo",
+        "plain/velo",
+        "plain/floor",
+    ]
     rows: list[list[Any]] = [heads]
     for name, arms in instructions.items():
-        plain, velo = arms["plain"], arms["velo"]
+        plain, velo, floor = arms["plain"], arms["velo"], arms["floor"]
         shares = [f"{100 * plain[part] / plain['total']:.1f}" for part in PARTS.values()]
-        ratio = f"{plain['total'] / velo['total']:.3f}"
-        rows.append([name, f"{plain['total'] / 1e6:.1f}", *shares, f"{velo['total'] / 1e6:.1f}", ratio])
+        ratios = [f"{plain['total'] / arm['total']:.3f}" for arm in (velo, floor)]
+        rows.append([name, f"{plain['total'] / 1e6:.1f}", *shares, f"{velo['total'] / 1e6:.1f}", *ratios])
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(heads))]
     return "\n".join(
         "  ".join(str(cell).rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bench import arms, cells, chart, figures, goals, pagecache, programs
-from bench.measure import BenchmarkFault
+from bench.measure import BenchmarkFault, run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -87,6 +87,37 @@ def test_arms_differ_only_in_how_velo_comes_in(tmp_path: Path) -> None:
         "x.py",
     ]
     assert found["plain"].command(Path("/python"), "x.py") == ["/python", "x.py"]
+
+
+def test_the_floor_answers_from_what_it_noted(tmp_path: Path) -> None:
+    """The first start notes and is plain; the second asks nobody, and prints the same."""
+    script = tmp_path / "program" / "main.py"
+    script.parent.mkdir()
+    script.write_text(
+        "import wave, sys\nprint(wave.__file__)\nprint(type(wave.__loader__), file=sys.stderr)\n"
+    )
+    arm = arms.floor_arm(arms.clean_variables(os.environ), tmp_path)
+
+    first, second = (run(arm.command(Path(sys.executable), str(script)), arm.variables) for _ in range(2))
+
+    assert first.stdout == second.stdout != b""
+    assert b"SourceFileLoader" in first.stderr
+    assert b"sitecustomize.Loader" in second.stderr
+
+
+def test_the_profile_is_shown_beside_the_times(tmp_path: Path) -> None:
+    counts = {
+        arm: {"total": total, "unmarshal": 20, "collector": 10}
+        for arm, total in (("plain", 200), ("velo", 190), ("floor", 160))
+    }
+    profile = {**record(1.1), "kind": "profile", "instructions": {"(empty)": counts, "boto3": counts}}
+    (tmp_path / "startup.json").write_text(json.dumps(record(1.1)))
+    (tmp_path / "profile.json").write_text(json.dumps(profile))
+
+    assert chart.main(["--results", str(tmp_path), "--docs", str(tmp_path)]) == 0
+
+    document = (tmp_path / "benchmarks.md").read_text()
+    assert "| boto3 | 0.0 | 0.0 (1.053x) | 0.0 (1.250x) | 10.0% | 5.0% | 100.0% |" in document
 
 
 def test_stats_of_several_processes_are_added_up(tmp_path: Path) -> None:

@@ -19,22 +19,29 @@ MAGIC = b"VELOPACK"
 TAIL_MAGIC = b"VELOTAIL"
 VERSION = 1
 # A reader refuses a pack with a mandatory bit it does not know, and ignores optional ones.
-MANDATORY_KNOWN = 0
+COMPRESSED = 1  # payloads may be zstd frames
+MANDATORY_KNOWN = COMPRESSED
 ALIGNMENT = 16
 
 BYTECODE, FILE = 1, 2  # kinds of entry
 KINDS = {"bytecode": BYTECODE, "content": FILE}  # kinds of pack, and what they hold
 KIND_NAMES = {number: name for name, number in KINDS.items()}
-PLAIN, ZSTD = 0, 1  # codecs; the second is reserved
+PLAIN, ZSTD = 0, 1  # codecs; codec.py applies them
+# Compressed payloads are unpacked in one piece; larger content stays a file of its own.
+MAX_EXPANDED = 64 << 20
 NO_SOURCE = bytes(32)
 MAX_BUILD, MAX_LEVEL = 64, 2  # a build tag has to fit into a key of the catalogue
 
 # All little-endian; the tables are in FORMAT.md, sections 4.1 to 4.5.
 HEADER = Struct("<8sIIIIB39x")
-ENTRY = Struct("<32s32sQQBBB13x")
+ENTRY = Struct("<32s32sQQBBB5x8s")
 RECORD = Struct("<32s32sQQQBBB5x")
 TAIL = Struct("<8sQQQQQ32s16x")
 assert (HEADER.size, ENTRY.size, RECORD.size, TAIL.size) == (64, 96, 96, 96)
+
+
+class UnknownFormat(StoreCorrupt):
+    """A later Velo wrote this; for us it is missing, but it is not damaged."""
 
 
 class Entry(NamedTuple):
@@ -65,13 +72,23 @@ def padding(length: int) -> bytes:
     return bytes(-length % ALIGNMENT)
 
 
-def encode_header(kind: int) -> bytes:
-    return HEADER.pack(MAGIC, VERSION, MANDATORY_KNOWN, 0, ALIGNMENT, kind)
+def encode_header(kind: int, features: int = 0) -> bytes:
+    return HEADER.pack(MAGIC, VERSION, features, 0, ALIGNMENT, kind)
 
 
-def encode_entry(entry: Entry) -> bytes:
+def encode_entry(entry: Entry, stored: bytes | None = None) -> bytes:
+    """The header before a payload; `stored` is the payload as it stands there if it is compressed."""
+    # A flipped bit can leave what a frame unpacks to as it was; the digest would not tell.
+    check = bytes(8) if stored is None else blake3(stored).digest(8)
     return ENTRY.pack(
-        entry.digest, entry.source, entry.length, entry.size, entry.codec, entry.kind, entry.optimisation
+        entry.digest,
+        entry.source,
+        entry.length,
+        entry.size,
+        entry.codec,
+        entry.kind,
+        entry.optimisation,
+        check,
     )
 
 
@@ -97,7 +114,7 @@ def decode_header(data: bytes) -> int:
     if magic != MAGIC:
         raise StoreCorrupt("file is no pack")
     if version != VERSION or mandatory & ~MANDATORY_KNOWN:
-        raise StoreCorrupt(f"pack has version {version} and features {mandatory:#x}, unknown to this Velo")
+        raise UnknownFormat(f"pack has version {version} and features {mandatory:#x}, unknown to this Velo")
     if data != HEADER.pack(MAGIC, VERSION, mandatory, optional, ALIGNMENT, kind) or kind not in KIND_NAMES:
         raise StoreCorrupt("pack header is damaged")
     return int(kind)
@@ -130,12 +147,18 @@ def decode_end(header: bytes, data: bytes, tail: Tail) -> tuple[tuple[Entry, ...
     split = tail.records * RECORD.size
     entries = tuple(map(Entry._make, RECORD.iter_unpack(data[:split])))
     kind = decode_header(header)
+    may_compress = kind == FILE and bool(HEADER.unpack(header)[2] & COMPRESSED)
     lowest = HEADER.size + ENTRY.size
     previous: tuple[bytes, bytes] = (b"", b"")
     for entry in entries:
         digest, source, offset, length, size, codec, entry_kind, _ = entry
-        if codec != PLAIN or size != length or entry_kind != kind:
+        if entry_kind != kind:
             raise StoreCorrupt("pack has an entry of an unknown kind")
+        if codec == PLAIN:
+            if size != length:
+                raise StoreCorrupt("pack has an entry of two sizes")
+        elif codec != ZSTD or not may_compress or not 0 < length < size <= MAX_EXPANDED:
+            raise StoreCorrupt("pack has an entry with an unknown codec")
         if offset < lowest or offset % ALIGNMENT or offset + length > tail.index_offset:
             raise StoreCorrupt("pack has an entry outside of the file")
         if (digest, source) <= previous:

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from .. import __version__
 from ..errors import StoreCorrupt, VeloError
-from ..format import pack
+from ..format import codec, pack
 from ..format.pack import Entry
 from ..host.files import (
     Data,
@@ -58,10 +58,17 @@ class SealedPack(NamedTuple):
 
 class PackWriter:
     """Collects payloads in a temporary file until the pack is sealed. For one thread; as a context manager
-    it abandons what was not sealed."""
+    it abandons what was not sealed. With `compress`, content is stored as zstd where that pays."""
 
     def __init__(
-        self, store: Store, *, label: str, kind: str, build: str = "", optimisation: int = 0
+        self,
+        store: Store,
+        *,
+        label: str,
+        kind: str,
+        build: str = "",
+        optimisation: int = 0,
+        compress: bool = False,
     ) -> None:
         store.require_writable()
         self.store = store
@@ -70,7 +77,8 @@ class PackWriter:
         self.build = build
         self.optimisation = optimisation
         self._temporary = temporary_name(store.packs)
-        self._header = pack.encode_header(pack.KINDS[kind])
+        self._compress = compress
+        self._header = pack.encode_header(pack.KINDS[kind], pack.COMPRESSED if compress else 0)
         self._buffer = bytearray(self._header)
         self._end = len(self._header)
         self._on_disk = False
@@ -118,18 +126,20 @@ class PackWriter:
         self.abandon()
 
     def _append(self, payload: Data, source: bytes, digest: bytes) -> Entry:
-        length = len(payload)
+        frame = codec.compressed(bytes(payload)) if self._compress else None
+        stored = payload if frame is None else frame
+        length = len(stored)
         entry = Entry(
             digest,
             source,
             self._end + pack.ENTRY.size,
             length,
-            length,
-            pack.PLAIN,
+            len(payload),
+            pack.PLAIN if frame is None else pack.ZSTD,
             pack.KINDS[self.kind],
             self.optimisation,
         )
-        for part in (pack.encode_entry(entry), payload, pack.padding(length)):
+        for part in (pack.encode_entry(entry, frame), stored, pack.padding(length)):
             self._buffer += part
             self._end += len(part)
         if len(self._buffer) >= _BUFFER:
@@ -242,7 +252,11 @@ class PackFile:
 
     def read(self, entry: Entry) -> bytes:
         """A payload, verified."""
-        payload = self._bytes(entry.offset, entry.length)
+        stored = self._bytes(entry.offset, entry.length)
+        try:
+            payload = codec.expanded(stored, entry.codec, entry.size)
+        except StoreCorrupt as error:
+            raise StoreCorrupt(f"{self.path}: {error}", hint=_HINT) from error
         if blake3(payload).digest() != entry.digest:
             raise StoreCorrupt(f"{self.path}: payload {entry.digest.hex()} is damaged", hint=_HINT)
         return payload
@@ -275,20 +289,26 @@ class PackFile:
         self.close()
 
     def _is_sound(self, offset: int, sharing: list[Entry]) -> bool:
+        first = sharing[0]
+        stored = None
         try:
             header = self._bytes(offset - pack.ENTRY.size, pack.ENTRY.size)
-            length = sharing[0].length
-            filler = pack.padding(length)
-            if self._bytes(offset + length, len(filler)) != filler:
+            filler = pack.padding(first.length)
+            if self._bytes(offset + first.length, len(filler)) != filler:
                 return False
-            hasher = blake3()
-            for step in self._steps(offset, length):
-                hasher.update(step)
+            if first.codec == pack.PLAIN:
+                hasher = blake3()
+                for step in self._steps(offset, first.length):
+                    hasher.update(step)
+            else:
+                stored = self._bytes(offset, first.length)
+                hasher = blake3(codec.expanded(stored, first.codec, first.size))
         except StoreCorrupt:
             return False
+        digest = hasher.digest()
         # The entry header names the first source that gave this payload.
-        return header in map(pack.encode_entry, sharing) and all(
-            entry.digest == hasher.digest() and entry.length == length for entry in sharing
+        return any(header == pack.encode_entry(entry, stored) for entry in sharing) and all(
+            entry.digest == digest and entry[2:6] == first[2:6] for entry in sharing
         )
 
     def _steps(self, offset: int, length: int) -> Iterator[bytes]:

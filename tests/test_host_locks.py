@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.stores import CHECKOUT
 from velo_import.errors import StoreLocked, VeloError
-from velo_import.host.locks import exclusive, held, release
+from velo_import.host.locks import exclusive, held, release, shared
 
 HOLDER = f"""
 import sys, time
@@ -107,6 +107,31 @@ def test_lock_is_free_after_the_block(lock: Path) -> None:
     for _ in range(2):
         with exclusive(lock):
             pass
+
+
+def test_many_share_a_lock_that_one_cannot_have_alone(lock: Path) -> None:
+    with shared(lock), shared(lock), pytest.raises(StoreLocked), exclusive(lock):
+        pass
+    with exclusive(lock), pytest.raises(StoreLocked, match=f"process {os.getpid()}"), shared(lock):
+        pass
+
+
+def test_sharing_needs_no_right_to_write(lock: Path) -> None:
+    lock.write_bytes(b"")
+    lock.chmod(0o400)
+    with shared(lock):
+        pass
+
+
+def test_waiting_for_a_removed_file_ends_with_the_one_in_its_place(lock: Path) -> None:
+    """`velo store clear` removes lock files; two processes must never hold "the" lock on two inodes."""
+    child = holder(lock)
+    lock.rename(lock.with_name("gone"))
+    try:
+        with exclusive(lock) as descriptor:  # the name is free, so is the lock
+            assert os.path.samestat(os.fstat(descriptor), lock.stat())
+    finally:
+        end(child)
 
 
 def test_file_system_without_locks_is_explained(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:

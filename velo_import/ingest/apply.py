@@ -36,6 +36,7 @@ from velo_import.host.files import explained, make_folders, publish, read_file, 
 from velo_import.host.filesystems import filesystem_of
 from velo_import.host.locks import exclusive
 from velo_import.host.processes import available_cores
+from velo_import.store import leases
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 
@@ -192,16 +193,16 @@ class _Ingest:
             raise VeloError(
                 f"not a folder: {self.target}", hint="give an environment, site-packages or project"
             )
-        with Catalog.open(self.store) as self.catalog:
+        with leases.shared(self.store), Catalog.open(self.store) as self.catalog:
             interpreter, scanned = self._look(python)
             self.interpreter = interpreter
             self.build = interpreter.build(self.optimisation)
             self.key = manifest_key(self.build, interpreter.prefix)
             self.path = self.store.manifest_folder(self.key) / f"{BASE}.velo"
             summary = self._unchanged(scanned) or self._ingest_alone(scanned)
-        if output is not None:
-            with self.clock.phase("publish"):
-                _copy_manifest(self.path, Path(os.path.abspath(output)))
+            if output is not None:
+                with self.clock.phase("publish"):
+                    _copy_manifest(self.path, Path(os.path.abspath(output)))
         if not (summary.unchanged and is_hook_current(self.store, self.build)):
             with self.clock.phase("hook"):
                 hookcode.write(self.store, interpreter)

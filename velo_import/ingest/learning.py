@@ -22,6 +22,7 @@ from velo_import.format.manifest import ROOT_ONLY, TREE, encode, manifest_key
 from velo_import.host.filesystems import filesystem_of
 from velo_import.host.locks import exclusive, held, release
 from velo_import.host.processes import available_cores
+from velo_import.store import leases
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 
@@ -99,7 +100,7 @@ def _learn_locked(store: Store, key: str, given: list[Notes], deadline: float) -
         note_attempt(store, key, parsed.marks)
         if not is_hook_current(store, parsed.build):
             hookcode.write(store, _interpreter(parsed))
-        with Catalog.open(store) as catalog:
+        with leases.shared(store), Catalog.open(store) as catalog:
             waiting += left_notes(store, key)
             for _ in range(MOST_ROUNDS):
                 noted = parsed.marks

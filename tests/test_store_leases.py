@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leases: whoever relies on the store keeps it whole, and the dead keep nothing."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.stores import start
+from velo_import.errors import StoreLocked, StoreMissing, VeloError
+from velo_import.store import leases
+from velo_import.store.layout import Store
+
+READER = """
+from velo_import.store import leases
+with leases.shared(store):
+    print("reading", flush=True)
+    import time
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(tmp_path / "home", create=True)
+
+
+def test_removal_waits_for_readers_and_names_them(store: Store) -> None:
+    with leases.shared(store), leases.shared(store):
+        with (
+            pytest.raises(StoreLocked, match="in use by an ingest") as caught,
+            leases.exclusive(store, wait=0),
+        ):
+            pass
+        assert caught.value.exit_code == 11 and caught.value.hint
+
+
+def test_readers_wait_for_a_removal(store: Store) -> None:
+    with leases.exclusive(store), pytest.raises(StoreLocked), leases.shared(store, wait=0.05):
+        pass
+
+
+def test_a_dead_reader_keeps_nothing(store: Store) -> None:
+    child = start(READER, store.home)
+    assert child.stdout is not None and child.stdout.readline() == "reading\n"
+    with pytest.raises(StoreLocked), leases.exclusive(store, wait=0):
+        pass
+    child.kill()
+    child.communicate()
+
+    with leases.exclusive(store, wait=10):
+        pass
+
+
+def test_only_one_decides_while_others_read(store: Store) -> None:
+    deciding, reading = leases.maintenance(store), leases.shared(store)
+    with deciding, reading, pytest.raises(StoreLocked), leases.maintenance(store):
+        pass
+
+
+def test_a_store_that_was_cleared_meanwhile_is_missing(store: Store) -> None:
+    outcome: list[str] = []
+
+    def read() -> None:
+        try:
+            with leases.shared(store, wait=10):
+                outcome.append("read")
+        except StoreMissing:
+            outcome.append("missing")
+
+    with leases.exclusive(store):
+        reader = threading.Thread(target=read)
+        reader.start()
+        reader.join(0.1)
+        shutil.rmtree(store.home)
+    reader.join(10)
+
+    assert outcome == ["missing"]
+
+
+def test_reading_only_needs_no_lock_file_and_removal_is_refused(store: Store) -> None:
+    readonly = Store.open(store.home, readonly=True)
+    with leases.shared(readonly):
+        assert not (store.run / "leases.lock").exists()
+    for lease in (leases.exclusive, leases.maintenance):
+        with pytest.raises(VeloError, match="reading only"), lease(readonly):
+            pass

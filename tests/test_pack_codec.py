@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed payloads in packs (FORMAT.md, section 4.2): equal content, fewer bytes, hostile frames refused."""
+"""Compressed payloads in packs (FORMAT.md, section 4.2): equal content, fewer bytes, hostile frames out."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ def encode(record: Mapping[str, Any]) -> bytes:
     return cbor2.dumps(dict(record), canonical=True)
 
 
-def decode(data: bytes) -> dict[str, Any]:
-    """A map with text keys; StoreCorrupt for anything else, and for bytes that are left over."""
-    if len(data) > LIMIT:
-        raise StoreCorrupt(f"metadata of {len(data)} bytes is over the limit of {LIMIT}")
+def decode(data: bytes, *, limit: int = LIMIT) -> dict[str, Any]:
+    """A map with text keys; StoreCorrupt for anything else, for bytes left over, and over `limit` bytes."""
+    if len(data) > limit:
+        raise StoreCorrupt(f"metadata of {len(data)} bytes is over the limit of {limit}")
     try:
         record = cbor2.loads(data)
         if isinstance(record, dict) and all(type(key) is str for key in record) and encode(record) == data:

@@ -7,6 +7,7 @@ payload, because two sources can compile to the same bytecode.
 
 from __future__ import annotations
 
+from operator import add, lt
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -146,25 +147,39 @@ def decode_end(header: bytes, data: bytes, tail: Tail) -> tuple[tuple[Entry, ...
         raise StoreCorrupt("pack index does not match its checksum")
     split = tail.records * RECORD.size
     entries = tuple(map(Entry._make, RECORD.iter_unpack(data[:split])))
-    kind = decode_header(header)
-    may_compress = kind == FILE and bool(HEADER.unpack(header)[2] & COMPRESSED)
-    lowest = HEADER.size + ENTRY.size
-    previous: tuple[bytes, bytes] = (b"", b"")
-    for entry in entries:
-        digest, source, offset, length, size, codec, entry_kind, _ = entry
-        if entry_kind != kind:
-            raise StoreCorrupt("pack has an entry of an unknown kind")
-        if codec == PLAIN:
-            if size != length:
-                raise StoreCorrupt("pack has an entry of two sizes")
-        elif codec != ZSTD or not may_compress or not 0 < length < size <= MAX_EXPANDED:
-            raise StoreCorrupt("pack has an entry with an unknown codec")
-        if offset < lowest or offset % ALIGNMENT or offset + length > tail.index_offset:
-            raise StoreCorrupt("pack has an entry outside of the file")
-        if (digest, source) <= previous:
-            raise StoreCorrupt("pack index is not sorted")
-        previous = (digest, source)
+    _check_entries(entries, decode_header(header), HEADER.unpack(header)[2], tail.index_offset)
     return entries, cbor.decode(data[split:])
+
+
+def _check_entries(entries: tuple[Entry, ...], kind: int, features: int, end: int) -> None:
+    """Raise unless every record makes sense. Column by column: a rebuild reads millions of records."""
+    if not entries:
+        return
+    digests, sources, offsets, lengths, sizes, codecs, kinds, _ = zip(*entries, strict=True)
+    if set(kinds) != {kind}:
+        raise StoreCorrupt("pack has an entry of an unknown kind")
+    if (
+        min(offsets) < HEADER.size + ENTRY.size
+        or any(map((ALIGNMENT - 1).__and__, offsets))
+        or max(map(add, offsets, lengths)) > end
+    ):
+        raise StoreCorrupt("pack has an entry outside of the file")
+    keys = list(zip(digests, sources, strict=True))
+    if not all(map(lt, keys, keys[1:])):
+        raise StoreCorrupt("pack index is not sorted")
+    if set(codecs) == {PLAIN}:
+        if lengths != sizes:
+            raise StoreCorrupt("pack has an entry of two sizes")
+    elif kind != FILE or not features & COMPRESSED:
+        raise StoreCorrupt("pack has an entry with a codec that it does not announce")
+    else:
+        for entry in entries:
+            if not (
+                entry.length == entry.size
+                if entry.codec == PLAIN
+                else entry.codec == ZSTD and 0 < entry.length < entry.size <= MAX_EXPANDED
+            ):
+                raise StoreCorrupt("pack has an entry with an unknown codec")
 
 
 def described(metadata: dict[str, Any]) -> tuple[str, str, int]:

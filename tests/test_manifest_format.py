@@ -96,6 +96,63 @@ def test_vnode_is_56_bytes_and_stamps_stand_beside_it() -> None:
     assert struct.unpack_from("<qQ", section(data, "stamps"), 16 * index) == (15, 16)
 
 
+def linked() -> m.Manifest:
+    """The example with a link to a file and a link to a folder."""
+    flags = m.SYMBOLIC_LINK
+    links = [
+        m.FileRecord("/p/alias.py", b"\x22" * 32, 30, 14, 15, 16, 0o100755, flags | m.EXECUTABLE, "app.py"),
+        m.FileRecord("/p/zone", m.NO_DIGEST, 0, 1, 2, 3, 0o120777, flags, "pkg/../pkg"),
+    ]
+    plain = example()
+    return plain._replace(files=[*plain.files, *links])
+
+
+def test_links_stand_after_the_blocks() -> None:
+    """What links say, by FORMAT.md 3.7; a manifest without links ends with its blocks."""
+    data = m.encode(linked())
+    offset, length = struct.unpack_from("<QQ", data, 40 + 16 * m.SECTIONS.index("blocks"))
+    links = data[offset + length :]
+
+    check, count = struct.unpack_from("<QQ", links)
+    assert check == m.siphash(links[8:])
+    paths = sorted(os.fsencode(record.path) for record in linked().files)
+    places = [paths.index(b"/p/alias.py"), paths.index(b"/p/zone")]
+    assert struct.unpack_from("<QQQQ", links, 16) == (places[0], 6, places[1], 10)
+    assert count == 2
+    assert links[48:] == b"app.pypkg/../pkg"
+    assert {each.path: each.link for each in m.decode(data).files if each.link} == {
+        "/p/alias.py": "app.py",
+        "/p/zone": "pkg/../pkg",
+    }
+    plain = m.encode(example())
+    offset, length = struct.unpack_from("<QQ", plain, 40 + 16 * m.SECTIONS.index("blocks"))
+    assert offset + length == len(plain)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_damaged_links_are_refused(data: st.DataObject) -> None:
+    """They are checksummed: no flipped bit turns one link into another."""
+    raw = bytearray(m.encode(linked()))
+    offset, length = struct.unpack_from("<QQ", raw, 40 + 16 * m.SECTIONS.index("blocks"))
+    raw[data.draw(st.integers(offset + length, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+
+    with pytest.raises(StoreCorrupt):
+        m.decode(bytes(raw))
+
+
+def test_links_that_say_something_impossible_are_refused() -> None:
+    """A right checksum over a table that reaches too far, or belongs to no path."""
+    data = m.encode(linked())
+    offset, length = struct.unpack_from("<QQ", data, 40 + 16 * m.SECTIONS.index("blocks"))
+    for at, value in ((8, 1 << 60), (16, 99), (24, 1 << 60)):
+        links = bytearray(data[offset + length :])
+        struct.pack_into("<Q", links, at, value)
+        struct.pack_into("<Q", links, 0, m.siphash(bytes(links[8:])))
+        with pytest.raises(StoreCorrupt):
+            m.decode(data[: offset + length] + bytes(links))
+
+
 def test_block_and_module_records_have_the_documented_words() -> None:
     """The block of /p, found through slots, offsets and folders as a reader would, word by word."""
     data = m.encode(example())
@@ -180,6 +237,15 @@ def test_hook_reads_the_same_bytes(tmp_path: Path, hook: ModuleType) -> None:
             assert (words[1], words[2], words[7], words[8]) == module[6:10]
     assert reader.block(b"/p/app.py") is None
     assert reader.block(b"/nowhere") is None
+
+
+def test_hook_does_not_mind_links(tmp_path: Path, hook: ModuleType) -> None:
+    """They stand where it never looks; folders and modules are found as before."""
+    path = write_private(tmp_path / "m.velo", m.encode(linked()))
+    reader = hook.Manifest(path, str(tmp_path), BUILD.identity())
+
+    assert list(reader.block(b"/p").table) == ["app", "pkg", "\udcff"]
+    assert reader.block(b"/p/zone") is None
 
 
 def test_hook_and_reference_agree_on_names(hook: ModuleType) -> None:

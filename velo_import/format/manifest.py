@@ -11,7 +11,7 @@ from __future__ import annotations
 import _imp
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from struct import Struct
 from struct import error as StructError
@@ -33,6 +33,7 @@ VNODE = Struct("<32sQqIHH")
 STAMP = Struct("<qQ")
 BLOCK = Struct("<QQQQqqQQQ")
 MODULE = Struct("<QQQqqQQQQQ")
+LINK = Struct("<QQ")
 SECTIONS = (
     "identity",
     "roots",
@@ -89,7 +90,10 @@ class Build(NamedTuple):
 
 
 class FileRecord(NamedTuple):
-    """One path: its 56-byte vnode and the two stamp fields a vnode has no room for. Times in nanoseconds."""
+    """One path: its 56-byte vnode and the two stamp fields a vnode has no room for. Times in nanoseconds.
+
+    `link` is what a symbolic link says, where that was asked for.
+    """
 
     path: str
     digest: bytes
@@ -99,6 +103,7 @@ class FileRecord(NamedTuple):
     ino: int
     mode: int
     flags: int
+    link: str = ""
 
 
 class ModuleRecord(NamedTuple):
@@ -237,7 +242,7 @@ def encode(manifest: Manifest) -> bytes:
         "paths": b"".join(raw_paths),
         "blocks": blocks,
     }
-    return _assemble(tables)
+    return _assemble(tables, _encode_links(files))
 
 
 def _encode_blocks(manifest: Manifest, moved: dict[str, int]) -> tuple[bytes, dict[str, int]]:
@@ -303,7 +308,19 @@ def _encode_slots(raw_paths: list[bytes]) -> bytes:
     return b"".join(slot.to_bytes(4, "little") for slot in slots)
 
 
-def _assemble(tables: dict[str, bytes]) -> bytes:
+def _encode_links(files: Sequence[FileRecord]) -> bytes:
+    """What symbolic links say; nothing at all without one."""
+    texts = [(index, os.fsencode(record.link)) for index, record in enumerate(files) if record.link]
+    if not texts:
+        return b""
+    body = len(texts).to_bytes(8, "little")
+    body += b"".join(LINK.pack(index, len(text)) for index, text in texts)
+    body += b"".join(text for _, text in texts)
+    body += bytes(-len(body) % 8)
+    return siphash(body).to_bytes(8, "little") + body
+
+
+def _assemble(tables: dict[str, bytes], links: bytes) -> bytes:
     at = TABLES_START
     directory = bytearray()
     body = bytearray()
@@ -315,9 +332,9 @@ def _assemble(tables: dict[str, bytes]) -> bytes:
         directory += SECTION.pack(at, len(table))
         body += table + bytes(-len(table) % 8)
         at += len(table) + -len(table) % 8
-    rest = preamble_end.to_bytes(8, "little") + directory + body
+    rest = preamble_end.to_bytes(8, "little") + directory + body + links
     check = siphash(rest[: preamble_end - PREAMBLE_START])
-    return HEADER.pack(MAGIC, VERSION, FEATURES, at, check) + rest
+    return HEADER.pack(MAGIC, VERSION, FEATURES, at + len(links), check) + rest
 
 
 # -- decoding ------------------------------------------------------------------------------------------------
@@ -373,6 +390,7 @@ def _sections(view: memoryview) -> dict[str, memoryview]:
         if at % 8 or at + length > size:
             raise ValueError(f"section {name} lies outside the file")
         tables[name] = view[at : at + length]
+    tables["links"] = view[at + length + -length % 8 :]  # after the last section
     return tables
 
 
@@ -385,6 +403,7 @@ def _slice(strings: bytes, at: int, length: int) -> str:
 def _decode_files(tables: dict[str, memoryview]) -> list[FileRecord]:
     offsets = [at for (at,) in Struct("<Q").iter_unpack(tables["path_offsets"])]
     paths = bytes(tables["paths"])
+    links = _decode_links(tables["links"])
     count = len(offsets) - 1
     if len(tables["vnodes"]) != count * VNODE.size or len(tables["stamps"]) != count * STAMP.size:
         raise ValueError("the path tables differ in length")
@@ -392,13 +411,34 @@ def _decode_files(tables: dict[str, memoryview]) -> list[FileRecord]:
         raise ValueError("the path offsets are not ascending")
     vnodes = VNODE.iter_unpack(tables["vnodes"])
     stamps = STAMP.iter_unpack(tables["stamps"])
-    decoded = []
+    decoded: list[FileRecord] = []
     for (start, end), vnode, (ctime, ino) in zip(pairwise(offsets), vnodes, stamps, strict=True):
         digest, size, mtime, mode, flags, _ = vnode
-        decoded.append(
-            FileRecord(os.fsdecode(paths[start:end]), digest, size, mtime, ctime, ino, mode, flags)
-        )
+        path = os.fsdecode(paths[start:end])
+        link = links.pop(len(decoded), "")
+        decoded.append(FileRecord(path, digest, size, mtime, ctime, ino, mode, flags, link))
+    if links:
+        raise ValueError("a link belongs to no path")
     return decoded
+
+
+def _decode_links(table: memoryview) -> dict[int, str]:
+    """Path index -> text."""
+    if not table:
+        return {}
+    check, count = LINK.unpack_from(table)
+    if siphash(table[8:]) != check:
+        raise ValueError("checksum of the links differs")
+    texts_at = LINK.size * (1 + count)
+    if texts_at > len(table):
+        raise ValueError("the links lie outside the file")
+    texts = bytes(table[texts_at:])
+    links: dict[int, str] = {}
+    at = 0
+    for index, length in LINK.iter_unpack(table[LINK.size : texts_at]):
+        links[index] = _slice(texts, at, length)
+        at += length
+    return links
 
 
 def _decode_folders(

@@ -45,6 +45,7 @@ from .codes import Provided, merge_into, merge_packs, provide_codes, usable_pack
 from .content import Contents, read_contents, settle_files
 from .distributions import INFO_SUFFIX, Labels
 from .interpreter import Interpreter, Probe, find_python
+from .links import note_links
 from .notes import forget_attempts
 from .plan import (
     Plan,
@@ -328,6 +329,7 @@ class _Ingest:
                     writing.put_loose(blob.digest, blob.size)
         draft = plan.draft
         settle_files(draft, plan, contents)
+        note_links(draft, scanned, self.target)
         with self.clock.phase("bytecode"):
             provided = self._provide(scanned, plan, contents)
             merge_into(draft, provided)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What symbolic links say: a program sees through them, whoever makes the tree again needs their text.
+
+Knows one rule: a link to a file keeps the vnode of that file, because imports go through it; a link to a
+folder or to nothing gets a vnode of its own. A link that changes changes its folder's stamp, so what is read
+here belongs to a listing that is either still true or will be taken again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from velo_import.format.manifest import NO_DIGEST, SYMBOLIC_LINK, FileRecord
+
+from .plan import Draft
+from .scan import Scan
+
+
+def note_links(draft: Draft, scanned: Scan, below: str) -> None:
+    """Add to the draft what the links in or below a folder say; one that has just gone is left out."""
+    prefix = below.rstrip("/") + "/"
+    for folder in scanned.folders:
+        place = folder.path.rstrip("/") + "/"
+        if not place.startswith(prefix):
+            continue
+        for entry in folder.files:
+            record = draft.files.get(place + entry.name)
+            if entry.is_link and record is not None:
+                draft.files[record.path] = record._replace(link=_text(record.path))
+        for name in (*folder.links, *folder.others):
+            path = place + name
+            if path not in draft.files and (text := _text(path)):
+                # Its own stamp is not kept: the listing it stands in is what can change.
+                mode = stat.S_IFLNK | 0o777
+                draft.files[path] = FileRecord(path, NO_DIGEST, 0, 0, 0, 0, mode, SYMBOLIC_LINK, text)
+
+
+def _text(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:  # gone, or no link: sockets and pipes are listed among broken links
+        return ""

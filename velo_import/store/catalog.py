@@ -10,8 +10,9 @@ store was copied, restored, tampered with) every payload is verified first.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from struct import Struct
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -28,17 +29,17 @@ from .layout import Store
 from .packs import PackFile, SealedPack, open_pack
 
 FORMAT = b"1"
-TABLES = ("about", "blobs", "variants", "packs", "manifests", "distributions", "refs")
+TABLES = ("about", "blobs", "variants", "packs", "manifests", "distributions", "refs", "verified")
 LOOSE, PACKED = 1, 2
 
-# Little-endian; the tables are in FORMAT.md, sections 5.1 to 5.3.
+# Little-endian; the tables are in FORMAT.md, sections 5.1 to 5.4.
 LOCATION = Struct("<BB6x32sQQQ")
 VARIANT = Struct("<32sQQ32s")
-assert (LOCATION.size, VARIANT.size) == (64, 80)
+VERIFIED = Struct("<QqqQQ")
+assert (LOCATION.size, VARIANT.size, VERIFIED.size) == (64, 80, 40)
 
 _MAP_SIZE = 256 << 20
 _LOCK_WAIT = 60.0
-_REBUILD_STEP = 100_000
 
 
 class Variant(NamedTuple):
@@ -48,6 +49,24 @@ class Variant(NamedTuple):
     offset: int
     length: int
     digest: bytes
+
+
+class Location(NamedTuple):
+    """Where the content of a blob is. `pack_id` is zero for a loose one."""
+
+    where: int
+    codec: int
+    pack_id: bytes
+    offset: int
+    length: int
+    size: int
+
+
+class Verified(NamedTuple):
+    """The stamp that a file had when all of it was verified, and when that was, in seconds."""
+
+    stamp: Stamp
+    when: int
 
 
 class PackRecord(NamedTuple):
@@ -63,9 +82,6 @@ class PackRecord(NamedTuple):
     stamp: Stamp
 
 
-_NO_STAMP = Stamp(0, 0, 0, 0)
-
-
 def variant_key(source: bytes, build: str, optimisation: int) -> bytes:
     return source + bytes((optimisation,)) + build.encode()
 
@@ -75,6 +91,7 @@ class Writing:
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[bytes, bytes]] = {name: {} for name in TABLES}
+        self._gone: dict[str, set[bytes]] = {name: set() for name in TABLES}
 
     def put_pack(self, sealed: SealedPack) -> None:
         """Record a sealed pack, its payloads and, for bytecode, its variants."""
@@ -96,6 +113,27 @@ class Writing:
     def put_manifest(self, key: str, record: Mapping[str, Any]) -> None:
         self._rows["manifests"][key.encode()] = cbor.encode(record)
 
+    def put_verified(self, where: int, name: bytes, verified: Verified) -> None:
+        """Record that a loose blob (`name` is its digest) or a pack (its id) has been verified."""
+        self._rows["verified"][bytes((where,)) + name] = VERIFIED.pack(*verified.stamp, verified.when)
+
+    def remove_pack(self, pack_id: str) -> None:
+        """Forget a pack; what is in it has to be put elsewhere or removed as well."""
+        raw_id = bytes.fromhex(pack_id)
+        self._gone["packs"].add(raw_id)
+        self._gone["verified"].add(bytes((PACKED,)) + raw_id)
+
+    def remove_blobs(self, digests: Iterable[bytes]) -> None:
+        """Forget where these blobs are."""
+        for digest in digests:
+            self._gone["blobs"].add(digest)
+            self._gone["verified"].add(bytes((LOOSE,)) + digest)
+
+    def remove_variants(self, sources: Iterable[bytes], build: str, optimisation: int) -> None:
+        """Forget the bytecode of these sources."""
+        tail = variant_key(b"", build, optimisation)
+        self._gone["variants"].update(source + tail for source in sources)
+
     def _put_pack(self, record: PackRecord, entries: Iterable[pack.Entry]) -> None:
         self._put_record(record)
         pack_id = bytes.fromhex(record.id)
@@ -107,13 +145,7 @@ class Writing:
                 variants[source + tail] = VARIANT.pack(pack_id, offset, length, digest)
 
     def _put_record(self, record: PackRecord) -> None:
-        fields = record._asdict()
-        del fields["id"]
-        fields["stamp"] = list(record.stamp)
-        self._rows["packs"][bytes.fromhex(record.id)] = cbor.encode(fields)
-
-    def _size(self) -> int:
-        return sum(map(len, self._rows.values()))
+        self._rows["packs"][bytes.fromhex(record.id)] = encode_pack_record(record)
 
 
 class Catalog:
@@ -139,17 +171,31 @@ class Catalog:
         if catalog is not None:
             return catalog
         with exclusive(store.run / "catalogue.lock", wait=_LOCK_WAIT):
-            catalog = cls._try(store, map_size)  # somebody may have made it while we waited
-            if catalog is None:
-                set_aside(store.catalogue)
-                with explained(store.catalogue):
-                    catalog = cls(store, open_environment(store.catalogue, map_size=map_size))
-                try:
-                    catalog._open_tables(create=True)
-                    catalog._rebuild()
-                except BaseException:
-                    catalog.close()
-                    raise
+            # Somebody may have made it while we waited.
+            return cls._try(store, map_size) or cls._make(store, map_size, None)
+
+    @classmethod
+    def rebuild(cls, store: Store, progress: Callable[[str, int, int], None] | None = None) -> Catalog:
+        """Make the catalogue again from packs and loose blobs, whatever is there; the old one is set aside.
+
+        Hold the exclusive lease: what others write to the old catalogue meanwhile would be lost. `progress` is
+        called with phase, done and total.
+        """
+        store.require_writable()
+        with exclusive(store.run / "catalogue.lock", wait=_LOCK_WAIT):
+            return cls._make(store, _MAP_SIZE, progress)
+
+    @classmethod
+    def _make(cls, store: Store, map_size: int, progress: Callable[[str, int, int], None] | None) -> Catalog:
+        set_aside(store.catalogue)
+        with explained(store.catalogue):
+            catalog = cls(store, open_environment(store.catalogue, map_size=map_size))
+        try:
+            catalog._open_tables(create=True)
+            catalog._fill(progress)
+        except BaseException:
+            catalog.close()
+            raise
         return catalog
 
     def close(self) -> None:
@@ -178,14 +224,29 @@ class Catalog:
         self._judged.clear()
 
     def _commit(self, writing: Writing) -> None:
+        def work(transaction: lmdb.Transaction) -> None:
+            for name, keys in writing._gone.items():
+                for key in keys:
+                    transaction.delete(key, db=self._tables[name])
+            for name, rows in writing._rows.items():
+                if rows:
+                    self._put(transaction, name, sorted(rows.items()))
+
+        self._transact(work)
+
+    def _put(
+        self, transaction: lmdb.Transaction, table: str, rows: list[tuple[bytes, bytes]], last: bool = False
+    ) -> None:
+        with transaction.cursor(self._tables[table]) as cursor:
+            cursor.putmulti(rows, append=last)
+
+    def _transact(self, work: Callable[[lmdb.Transaction], None]) -> None:
+        """Do the work in one transaction; again with a larger map if it does not fit."""
         with explained(self.store.catalogue):
             while True:
                 try:
                     with self._begin(write=True) as transaction:
-                        for name, rows in writing._rows.items():
-                            if rows:
-                                with transaction.cursor(self._tables[name]) as cursor:
-                                    cursor.putmulti(sorted(rows.items()))
+                        work(transaction)
                     return
                 except lmdb.MapFullError:
                     self._environment.set_mapsize(2 * self._environment.info()["map_size"])
@@ -223,6 +284,30 @@ class Catalog:
                     found.add(digest)
         return found
 
+    def locations(self, digests: Iterable[bytes]) -> dict[bytes, Location]:
+        """Where these blobs are said to be, without a look at the files."""
+        return {
+            digest: Location(*LOCATION.unpack(value))
+            for digest, value in self._get("blobs", digests, LOCATION.size)
+        }
+
+    def variant_places(self, sources: Iterable[bytes], build: str, optimisation: int) -> dict[bytes, Variant]:
+        """Where the bytecode of these sources is said to be, without a look at the files."""
+        tail = variant_key(b"", build, optimisation)
+        found = {}
+        for key, value in self._get("variants", [source + tail for source in sources], VARIANT.size):
+            pack_id, *place = VARIANT.unpack(value)
+            found[key[:32]] = Variant(pack_id.hex(), *place)
+        return found
+
+    def verified(self) -> dict[tuple[int, bytes], Verified]:
+        """Loose blobs (by LOOSE and digest) and packs (by PACKED and id) that were verified, and when."""
+        return {
+            (key[0], key[1:]): Verified(Stamp(*fields[:4]), fields[4])
+            for key, value in self._rows("verified")
+            if len(value) == VERIFIED.size and (fields := VERIFIED.unpack(value))
+        }
+
     def pack(self, pack_id: str) -> PackRecord | None:
         """A pack with its present stamp; None when it is unknown, gone or damaged."""
         return self._usable(bytes.fromhex(pack_id))
@@ -259,7 +344,7 @@ class Catalog:
         """A pack that is not the file we recorded: all of it is read and verified before it is believed."""
         try:
             with open_pack(self.store.pack_path(record.id)) as file:
-                return None if file.damaged() else _record_of(file, file.stamp)
+                return None if file.damaged() else record_of(file, file.stamp)
         except (OSError, StoreCorrupt):
             return None
 
@@ -324,25 +409,18 @@ class Catalog:
             self._environment.set_mapsize(0)
             return self._environment.begin(write=write)
 
-    def _rebuild(self) -> None:
+    def _fill(self, progress: Callable[[str, int, int], None] | None) -> None:
         """Fill a new catalogue from the packs and loose blobs; the mark of completeness comes last."""
-        writing = Writing()
-        for path in sorted(self.store.packs.glob("*/*.pack")):
-            with suppress(OSError, StoreCorrupt), open_pack(path) as file:
-                # Only the index was checked. Without a stamp, the payloads are verified before first use.
-                writing._put_pack(_record_of(file, _NO_STAMP), file.entries)
-            if writing._size() > _REBUILD_STEP:
-                self._commit(writing)
-                writing = Writing()
-        for path in self.store.loose.glob("??/??/*"):
-            with suppress(OSError, ValueError):
-                if len(digest := bytes.fromhex(path.name)) == 32:
-                    writing.put_loose(digest, path.stat().st_size)
-        writing._rows["about"][b"format"] = FORMAT
-        self._commit(writing)
+        from .rebuild import batches, ignore  # It needs the records above.
+
+        for table, rows, last in batches(self.store, progress or ignore):
+            self._transact(partial(self._put, table=table, rows=rows, last=last))
+        mark = Writing()
+        mark._rows["about"][b"format"] = FORMAT
+        self._commit(mark)
 
 
-def _record_of(file: PackFile, stamp: Stamp) -> PackRecord:
+def record_of(file: PackFile, stamp: Stamp) -> PackRecord:
     return PackRecord(
         file.id,
         file.kind,
@@ -353,6 +431,13 @@ def _record_of(file: PackFile, stamp: Stamp) -> PackRecord:
         len(file.entries),
         stamp,
     )
+
+
+def encode_pack_record(record: PackRecord) -> bytes:
+    """The row of a pack, without its id."""
+    fields = record._asdict()
+    del fields["id"]
+    return cbor.encode({**fields, "stamp": list(record.stamp)})
 
 
 def _pack_record(key: bytes, value: bytes) -> PackRecord | None:

@@ -231,7 +231,7 @@ class PackFile:
             tail = pack.decode_tail(self._bytes(tail_offset, pack.TAIL.size), size)
             data = self._bytes(tail.index_offset, tail_offset - tail.index_offset)
             self.entries, metadata = pack.decode_end(header, data, tail)
-            self._end = tail.index_offset
+            self.index_offset = tail.index_offset
             self.id = tail.checksum.hex()
             if path.stem != self.id:
                 raise StoreCorrupt("pack has the name of another one")
@@ -273,7 +273,7 @@ class PackFile:
                 bad += sharing
             length = sharing[0].length
             expected = offset + length + len(pack.padding(length))
-        return bad if expected == self._end else list(self.entries)
+        return bad if expected == self.index_offset else list(self.entries)
 
     def close(self) -> None:
         if self._descriptor >= 0:

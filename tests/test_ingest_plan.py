@@ -155,7 +155,7 @@ def test_secrets_of_a_project_are_not_copied(name):
 
     plan = planned(project, content_below="/app")
 
-    assert set(plan.content) == {"/app/app.py"} and plan.excluded == 1
+    assert set(plan.content) == {"/app/app.py"} and plan.secrets == [f"/app/{name}"]
     # What a package brings is no secret: certifi's certificates are called cacert.pem.
     assert f"/site/{name}" in planned(installed, content_below="/site").content
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from tests.support.stores import (
     temporaries,
 )
 from velo_import.errors import StoreCorrupt, StoreMissing, VeloError
-from velo_import.host.files import clone_or_copy, stamp_of
+from velo_import.host.files import Data, copy_shown, stamp_of
 from velo_import.store import blobs as blobs_module
 from velo_import.store.blobs import Blobs
 from velo_import.store.layout import Store
@@ -280,12 +281,13 @@ def test_name_is_that_of_the_stored_bytes_when_the_source_changes(
     path = tmp_path / "file"
     path.write_bytes(b"old")
 
-    def copy_then_change(source: int, target: int) -> bool:
-        result = clone_or_copy(source, target)
+    def copy_then_change(source: int, target: int, show: Callable[[Data], object]) -> int:
+        result = copy_shown(source, target, show)
         path.write_bytes(b"changed meanwhile")
         return result
 
-    monkeypatch.setattr(blobs_module, "clone_or_copy", copy_then_change)
+    monkeypatch.setattr(blobs_module, "clone", lambda source, target: False)
+    monkeypatch.setattr(blobs_module, "copy_shown", copy_then_change)
     blobs = Blobs(store)
 
     assert blobs.read(blobs.put_file(path).digest) == b"old"

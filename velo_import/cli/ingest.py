@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -28,6 +29,18 @@ SHOWN = 5  # unreadable folders named one by one; --json has them all
 @click.option(
     "--optimize", type=click.IntRange(0, 2), default=0, help="For programs run with -O (1) or -OO (2)."
 )
+@click.option(
+    "--include",
+    multiple=True,
+    metavar="PATTERN",
+    help="Take in what is left out by default: secrets, .git, node_modules. Repeatable.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out files or folders, as in .gitignore. Repeatable; wins over --include.",
+)
 @click.option("--force", is_flag=True, help="Read every file again.")
 @json_flag
 def command(
@@ -36,6 +49,8 @@ def command(
     python: str | None,
     jobs: int | None,
     optimize: int,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
     force: bool,
     as_json: bool,
 ) -> None:
@@ -56,6 +71,8 @@ def command(
             jobs=chosen.ingest_jobs,
             optimisation=optimize,
             force=force,
+            include=include,
+            exclude=exclude,
         )
     if as_json:
         unreadable = [each._asdict() for each in summary.unreadable]
@@ -67,6 +84,13 @@ def command(
         render.note(f"warning: skipped {each.path}: {each.reason}")
     if len(summary.unreadable) > SHOWN:
         render.note(f"warning: skipped {len(summary.unreadable) - SHOWN} more")
+    if summary.secrets:
+        names = [os.path.relpath(path, summary.target) for path in summary.secrets]
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        render.note(
+            f"left out, looks like a secret: {', '.join(names[:SHOWN])}{more}\n"
+            "hint: `--include PATTERN` takes in what it matches"
+        )
     for path in summary.changed_during[:SHOWN]:
         render.note(f"warning: {path} changed meanwhile and is left to Python\nhint: run `velo ingest` again")
 
@@ -86,9 +110,10 @@ def described(summary: IngestSummary, output: Path | None) -> dict[str, str]:
         (summary.deferred, "left to Python"),
     )
     detail = ", ".join(f"{count} {what}" for count, what in sources if count)
+    excluded = f", {summary.excluded} left out" if summary.excluded else ""
     return {
         "target": summary.target,
-        "files": f"{summary.files} in {summary.folders} folders"
+        "files": f"{summary.files} in {summary.folders} folders{excluded}"
         + (", unchanged" if summary.unchanged else ""),
         "modules": f"{summary.modules}" + (f" ({detail})" if detail else ""),
         "blobs": f"{summary.blobs} ({summary.new_blobs} new)",

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ TEMPORARY_PREFIX = ".tmp-"
 _FICLONE = 0x40049409
 _COPY_STEP = 1 << 30
 _BUFFER = 1 << 20
+_ZEROS = bytes(_BUFFER)
 # Flushes wait for the disk, not for the processor: together they share the journal's commits.
 _FLUSHERS = 8
 
@@ -246,14 +247,24 @@ def check_private(path: Path) -> None:
 # -- copying ---------------------------------------------------------------------------------------
 
 
+def clone(source: int, target: int) -> bool:
+    """Let an empty file share the blocks of another; False where the file systems cannot."""
+    with suppress(OSError):
+        fcntl.ioctl(target, _FICLONE, source)
+        return True
+    return False
+
+
 def clone_or_copy(source: int, target: int) -> bool:
     """Fill an empty file with the content of another; True when they share the blocks on disk.
 
     Never a hard link: the store must not own an inode that somebody else can write.
     """
-    with suppress(OSError):
-        fcntl.ioctl(target, _FICLONE, source)
+    if clone(source, target):
         return True
+    if _has_holes(source):
+        copy_shown(source, target, lambda piece: None)
+        return False
     # Neither call is believed about the end of the file: some file systems (procfs, some FUSE) answer 0
     # early, and the file may be growing. Plain reads have the last word.
     with suppress(OSError, AttributeError):
@@ -262,3 +273,52 @@ def clone_or_copy(source: int, target: int) -> bool:
     while data := os.read(source, _BUFFER):
         write_all(target, data)
     return False
+
+
+def copy_shown(source: int, target: int, show: Callable[[Data], object]) -> int:
+    """Fill an empty file with the content of another and show every byte that was stored; return how many.
+
+    Holes stay holes.
+    """
+    size = 0
+    for piece, is_hole in pieces(source):
+        show(piece)
+        if is_hole:
+            os.lseek(target, len(piece), os.SEEK_CUR)
+        else:
+            write_all(target, piece)
+        size += len(piece)
+    os.ftruncate(target, size)  # it may end in a hole
+    return size
+
+
+def pieces(descriptor: int) -> Iterator[tuple[Data, bool]]:
+    """The content of a file in pieces; True with those that lie in a hole: zeros that nobody had to read."""
+    at = 0
+    if _has_holes(descriptor):
+        size = os.fstat(descriptor).st_size
+        while at < size:
+            try:
+                begin = os.lseek(descriptor, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # this file system does not tell
+                    break
+                begin = size  # a hole up to the end
+            for start in range(at, begin, _BUFFER):
+                yield memoryview(_ZEROS)[: begin - start], True
+            at = begin
+            end = os.lseek(descriptor, at, os.SEEK_HOLE) if at < size else at
+            while at < end:
+                piece = os.pread(descriptor, min(_BUFFER, end - at), at)
+                if not piece:  # it was cut meanwhile
+                    return
+                yield piece, False
+                at += len(piece)
+    while piece := os.pread(descriptor, _BUFFER, at):  # all of most files; of a growing one, what is new
+        yield piece, False
+        at += len(piece)
+
+
+def _has_holes(descriptor: int) -> bool:
+    status = os.fstat(descriptor)
+    return status.st_blocks * 512 < status.st_size

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From folders to a manifest: scan, plan, apply; and learning, the same for what one program imported.
 
-Reading order: interpreter (whose folders), scan (what is there), plan (what has to be done, pure), content
-(files into the store), bytecode and worker (how source becomes code), codes (where code comes from, and its
-packs), publish, apply (all of it, for a whole tree), learning (all of it, for the folders of one program).
+Reading order: interpreter (whose folders), selection and secrets (which files), scan (what is there), plan
+(what has to be done, pure), content (files into the store), bytecode and worker (how source becomes code),
+codes (where code comes from, and its packs), publish, apply (all of it, for a whole tree), learning (all of
+it, for the folders of one program).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from velo_import.store.layout import Store
@@ -30,6 +31,8 @@ def ingest(
     jobs: int | None = None,
     optimisation: int = 0,
     force: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
 ) -> IngestSummary:
     """Ingest a folder ahead of time; see apply.py."""
     from . import apply  # Loads the store: those who only want to probe an interpreter should not pay for it.
@@ -43,6 +46,8 @@ def ingest(
         jobs=jobs,
         optimisation=optimisation,
         force=force,
+        include=include,
+        exclude=exclude,
     )
 
 

@@ -69,6 +69,7 @@ from .publish import (
     trim_upper,
 )
 from .scan import Area, Scan, Trouble, area_kind, scan
+from .selection import Selection
 
 LOCK_PATIENCE = 10.0
 LONG_WAIT = 0.05
@@ -106,7 +107,8 @@ class IngestSummary(NamedTuple):
     phases: dict[str, float]
     unreadable: list[Trouble]
     changed_during: list[str]
-    excluded: int
+    excluded: int  # Files left out: secrets, and what the user excludes.
+    secrets: list[str]  # Left out of the store because they look like secrets.
     roots: list[dict[str, str]]
 
 
@@ -139,6 +141,8 @@ def ingest(
     jobs: int | None = None,
     optimisation: int = 0,
     force: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
 ) -> IngestSummary:
     """Ingest a virtual environment, a site-packages or a project; publish `base.velo` of its environment.
 
@@ -147,6 +151,8 @@ def ingest(
         output: where to put another copy of the manifest, for `velo run --manifest`.
         jobs: processes that compile; by default one for each core.
         force: read every file again, and publish even if nothing seems changed.
+        include: patterns for what is taken in though it is left out by default; see selection.py.
+        exclude: patterns for what is left out; of the store and of what is served.
 
     Raises:
         VeloError: with a hint, for every input and every disk that cannot be used; nothing is published then.
@@ -154,7 +160,8 @@ def ingest(
     was_collecting = gc.isenabled()
     gc.disable()  # Many small records and no cycles: looking for some costs a fifth of the time.
     try:
-        return _Ingest(target, store, progress or _ignore, jobs, optimisation, force).run(python, output)
+        work = _Ingest(target, store, progress or _ignore, jobs, optimisation, force, include, exclude)
+        return work.run(python, output)
     finally:
         if was_collecting:
             gc.enable()
@@ -175,6 +182,8 @@ class _Ingest:
         jobs: int | None,
         optimisation: int,
         force: bool,
+        include: Sequence[str],
+        exclude: Sequence[str],
     ) -> None:
         self.target = os.path.abspath(target)
         self.store = store
@@ -182,6 +191,8 @@ class _Ingest:
         self.jobs = jobs or available_cores()
         self.optimisation = optimisation
         self.force = force
+        self.patterns = [[shown(pattern) for pattern in patterns] for patterns in (include, exclude)]
+        self.selection = Selection(self.target, include, exclude)
         self.clock = Clock()
 
     def run(self, python: str | None, output: Path | None) -> IngestSummary:
@@ -245,7 +256,7 @@ class _Ingest:
     def _scan(self, areas: Sequence[Area]) -> Scan:
         self.progress(Progress("scan", 0, 0))
         slow = any(filesystem_of(area.path).network for area in areas)
-        return scan(areas, slow=slow, avoid=str(self.store.home))
+        return scan(areas, slow=slow, avoid=str(self.store.home), selection=self.selection)
 
     # -- nothing to do -----------------------------------------------------------------------------
 
@@ -255,7 +266,7 @@ class _Ingest:
             return None
         record = self.catalog.manifests().get(self.key)
         last = None if record is None else _scan_record(record, self.target)
-        if record is None or last is None or last.get("fingerprint") != fingerprint(scanned):
+        if record is None or last is None or last.get("fingerprint") != self._fingerprint(scanned):
             return None
         try:
             if list(stamp_of(os.stat(self.path))) != record["stamp"]:
@@ -280,6 +291,7 @@ class _Ingest:
                 files_per_second=0.0,
                 phases={},
                 unreadable=[Trouble(*fields) for fields in last["unreadable"]],
+                secrets=last["secrets"],
                 changed_during=[],
                 roots=[dict(root) for root in record["root_checks"]],
             )
@@ -317,7 +329,8 @@ class _Ingest:
                     for area in scanned.areas
                     if area.kind is not None
                 },
-                force=self.force,
+                force=self.force or not self._is_chosen_as_before(),
+                selection=self.selection,
             )
             plan = self._with_lost_content(plan)
         with self.clock.phase("store"):
@@ -345,14 +358,15 @@ class _Ingest:
             manifest = assemble(draft, self.build, self.interpreter.prefix)
             changed = publish_manifest(self.path, encode(manifest))
             trim_upper(self.store, self.key, self.build, {folder.path for folder in scanned.folders})
+        secrets = [shown(path) for path in sorted(plan.secrets + contents.secrets)]
         counts = {
             "files": scanned.file_count(),
             "folders": len(scanned.folders),
             "modules": sum(path.endswith(".py") for path in draft.codes),
             "deferred": len(draft.deferred),
             "blobs": len({record.digest for record in own_files} - {NO_DIGEST}),
-            "bytes": sum(plan.content.values()),
-            "excluded": plan.excluded,
+            "bytes": sum(record.size for record in own_files),
+            "excluded": plan.excluded + len(secrets),
         }
         troubles = [
             Trouble(shown(path), reason)
@@ -360,7 +374,7 @@ class _Ingest:
         ]
         changed_during = [shown(path) for path in (*scanned.unsettled, *contents.changed, *provided.changed)]
         with self.clock.phase("publish"):
-            self._remember(manifest, scanned, not changed_during, counts, troubles)
+            self._remember(manifest, scanned, not changed_during, counts, troubles, secrets)
         return IngestSummary(
             target=shown(self.target),
             manifest=str(self.path),
@@ -376,6 +390,7 @@ class _Ingest:
             files_per_second=0.0,
             phases={},
             unreadable=troubles,
+            secrets=secrets,
             changed_during=changed_during,
             roots=root_checks(manifest),
         )
@@ -386,7 +401,7 @@ class _Ingest:
         recorded = {path: plan.draft.files[path] for path in plan.content if path not in unread}
         present = self.catalog.has_blobs({record.digest for record in recorded.values()})
         lost = tuple(
-            Unread(path, entry_of_record(record), True, False)
+            Unread(path, entry_of_record(record), True, False, plan.content[path])
             for path, record in recorded.items()
             if record.digest not in present
         )
@@ -418,6 +433,16 @@ class _Ingest:
             advance=report.advance,
         )
 
+    def _fingerprint(self, scanned: Scan) -> str:
+        """One digest for all that a scan saw, and for all that decides what becomes of it."""
+        maker = f"{__version__} {VERSION} {self.patterns}\n".encode()
+        return blake3(maker + scanned.fingerprint_source()).hexdigest()
+
+    def _is_chosen_as_before(self) -> bool:
+        """Whether the patterns are those of last time; if not, what was taken in then may be a secret now."""
+        last = _scan_record(self.catalog.manifests().get(self.key, {}), self.target)
+        return last is None or last.get("patterns") == self.patterns
+
     def _remember(
         self,
         manifest: Manifest,
@@ -425,6 +450,7 @@ class _Ingest:
         is_whole: bool,
         counts: Mapping[str, int],
         troubles: Sequence[Trouble],
+        secrets: Sequence[str],
     ) -> None:
         """Note in the catalogue what was published, so that an unchanged tree is recognised by its digest."""
         record = self.catalog.manifests().get(self.key, {})
@@ -434,10 +460,12 @@ class _Ingest:
         record["packs"] = [list(pack) for pack in manifest.packs]
         record["scans"] = scans if isinstance(scans, dict) else {}
         record["scans"][shown(self.target)] = {
-            "fingerprint": fingerprint(scanned) if is_whole else "",
+            "fingerprint": self._fingerprint(scanned) if is_whole else "",
+            "patterns": self.patterns,
             "areas": [[os.fsencode(area.path), area.kind] for area in scanned.areas],
             "counts": dict(counts),
             "unreadable": [list(trouble) for trouble in troubles[:MOST_TROUBLES]],
+            "secrets": list(secrets[:MOST_TROUBLES]),
         }
         with self.catalog.write() as writing:
             writing.put_manifest(self.key, record)
@@ -477,11 +505,6 @@ def areas_of(target: str, interpreter: Interpreter) -> tuple[Area, ...]:
     elif target not in (interpreter.prefix, interpreter.base_prefix):
         areas.append(Area(target, SITE if _holds_distributions(target) else TREE))
     return tuple(areas)
-
-
-def fingerprint(scanned: Scan) -> str:
-    """One digest for all that a scan saw; and for this Velo, as another may publish the same otherwise."""
-    return blake3(f"{__version__} {VERSION}\n".encode() + scanned.fingerprint_source()).hexdigest()
 
 
 def _holds_distributions(folder: str) -> bool:

@@ -20,20 +20,21 @@ from blake3 import blake3
 
 from velo_import.format.manifest import siphash
 from velo_import.host.files import open_quietly
-from velo_import.store.blobs import Blob, Blobs
+from velo_import.store.blobs import Blob, Blobs, identify
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter, SealedPack, seal_all
 
 from .plan import Draft, Plan, Unread, file_record
 from .scan import COARSE_TICK_NS, FINE_TICK_NS, SLOW_WALKERS, FileEntry, Trouble
+from .secrets import is_key, is_secret
 
 LOOSE_FROM = 256 * 1024  # FORMAT.md, section 6: larger contents are files of their own.
 PACK_BYTES = 64 << 20
 BATCH_BYTES = 16 << 20
 BATCH_FILES = 1024
 LARGE_BATCH_BYTES = 256 << 20
-STEP = 1 << 20
+SHORT = 32 * 1024  # Most files are shorter and come with one call.
 ATTEMPTS = 3
 
 
@@ -49,6 +50,7 @@ class Contents(NamedTuple):
     """What came of reading many files."""
 
     read: dict[str, Read]
+    secrets: list[str]  # Guarded files that turned out to be keys, or links to secrets.
     unreadable: list[Trouble]
     changed: list[str]  # Kept changing while they were read.
     packs: list[SealedPack]
@@ -114,18 +116,16 @@ def _tick(entry: FileEntry) -> int:
 
 
 def read_whole(descriptor: int) -> bytes:
+    data = os.read(descriptor, SHORT)
+    if len(data) < SHORT and not os.read(descriptor, 1):
+        return data
+    os.lseek(descriptor, 0, os.SEEK_SET)
     with os.fdopen(os.dup(descriptor), "rb", buffering=0) as file:
         return file.readall()
 
 
 def hash_whole(descriptor: int) -> bytes:
-    """The digest of a file of any size, in constant memory."""
-    hasher = blake3()
-    at = 0
-    while data := os.pread(descriptor, STEP, at):
-        hasher.update(data)
-        at += len(data)
-    return hasher.digest()
+    return identify(descriptor).digest
 
 
 def read_contents(
@@ -193,7 +193,7 @@ class _Reading:
         self.catalog = catalog
         self.label = label
         self.advance = advance
-        self.result = Contents({}, [], [], [], [], 0, 0)
+        self.result = Contents({}, [], [], [], [], [], 0, 0)
         self.writers: list[PackWriter] = []
         self.stored: set[bytes] = set()
         self.new_blobs = 0
@@ -209,6 +209,9 @@ class _Reading:
                 self._give_up(item, answer)
                 continue
             data, entry = answer
+            if item.is_guarded and (is_key(data) or _leads_to_secret(item)):
+                self.result.secrets.append(item.path)
+                continue
             digest = blake3(data).digest()
             check = siphash(data) if item.is_source else 0
             self.result.read[item.path] = Read(entry, digest, check)
@@ -235,7 +238,9 @@ class _Reading:
     ) -> None:
         hashed: list[tuple[Unread, bytes]] = []
         for item, answer in zip(large, digests, strict=True):
-            if isinstance(answer, tuple):
+            if item.is_guarded and _leads_to_secret(item):
+                self.result.secrets.append(item.path)
+            elif isinstance(answer, tuple):
                 digest, entry = answer
                 self.result.read[item.path] = Read(entry, digest, 0)
                 hashed.append((item, digest))
@@ -258,11 +263,11 @@ class _Reading:
         return self.writers[-1]
 
     def _put_loose(self, hashed: list[tuple[Unread, bytes]], pool: ThreadPoolExecutor | None = None) -> None:
-        missing: dict[bytes, Unread] = {}
+        missing: dict[bytes, list[Unread]] = {}
         present = self.catalog.has_blobs({digest for _, digest in hashed} - self.stored) if hashed else set()
         for item, digest in hashed:
             if digest not in self.stored and digest not in present:
-                missing[digest] = item
+                missing.setdefault(digest, []).append(item)
         self.stored.update(digest for _, digest in hashed)
         run = map if pool is None else pool.map
         for blobs in run(self._put_batch, _by_size(missing)):
@@ -271,21 +276,40 @@ class _Reading:
                 self.new_blobs += 1
                 self.new_bytes += blob.size
 
-    def _put_batch(self, items: list[tuple[bytes, Unread]]) -> list[Blob]:
-        """Copy files into the store; one that has gone or changed since is left out."""
-        blobs = Blobs(self.store)
+    def _put_batch(self, batch: list[tuple[bytes, list[Unread]]]) -> list[Blob]:
+        """Copy one of each set of equal files into the store; where it has changed since, all of them are
+        looked at again."""
         try:
-            stored = blobs.put_files([Path(item.path) for _, item in items])
+            stored = Blobs(self.store).put_files([Path(items[0].path) for _, items in batch])
         except FileNotFoundError:
-            if len(items) == 1:
-                self.result.changed.append(items[0][1].path)
-                return []
-            return [blob for item in items for blob in self._put_batch([item])]
-        for (digest, item), blob in zip(items, stored, strict=True):
-            if blob.digest != digest:
-                self.result.changed.append(item.path)
-                self.result.read.pop(item.path, None)
+            if len(batch) > 1:
+                return [blob for equal in batch for blob in self._put_batch([equal])]
+            stored = []
+        kept = {blob.digest for blob in stored}
+        changed = [item for digest, items in batch if digest not in kept for item in items]
+        return stored + [blob for item in changed for blob in self._put_again(item)]
+
+    def _put_again(self, item: Unread) -> list[Blob]:
+        """Copy a file that changes until what is stored is what one stamp stands for; give up in the end."""
+        stored: list[Blob] = []
+        for _ in range(0 if item.is_source else ATTEMPTS):
+            answer = _try_hash(item)
+            if not isinstance(answer, tuple):
+                break
+            digest, entry = answer
+            try:
+                stored.append(Blobs(self.store).put_file(Path(item.path)))
+            except FileNotFoundError:
+                break
+            if stored[-1].digest == digest:
+                self.result.read[item.path] = Read(entry, digest, 0)
+                return stored
+        self._forget(item)
         return stored
+
+    def _forget(self, item: Unread) -> None:
+        self.result.changed.append(item.path)
+        self.result.read.pop(item.path, None)
 
     def _give_up(self, item: Unread, error: OSError | Changing) -> None:
         if isinstance(error, (Changing, FileNotFoundError)):
@@ -294,12 +318,16 @@ class _Reading:
             self.result.unreadable.append(Trouble(item.path, error.strerror or type(error).__name__))
 
 
-def _by_size(missing: dict[bytes, Unread]) -> Iterator[list[tuple[bytes, Unread]]]:
-    batch: list[tuple[bytes, Unread]] = []
+def _leads_to_secret(item: Unread) -> bool:
+    return item.entry.is_link and is_secret(os.path.realpath(item.path))
+
+
+def _by_size(missing: dict[bytes, list[Unread]]) -> Iterator[list[tuple[bytes, list[Unread]]]]:
+    batch: list[tuple[bytes, list[Unread]]] = []
     size = 0
     for pair in missing.items():
         batch.append(pair)
-        size += pair[1].entry.size
+        size += pair[1][0].entry.size
         if size >= LARGE_BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -320,6 +348,6 @@ def settle_files(draft: Draft, plan: Plan, contents: Contents) -> None:
             draft.codes.pop(item.path, None)
     for trouble in contents.unreadable:
         draft.deferred.add(trouble.path)
-    for path in contents.changed:
+    for path in (*contents.changed, *contents.secrets):
         draft.files.pop(path, None)
         draft.codes.pop(path, None)

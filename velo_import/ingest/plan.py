@@ -37,26 +37,12 @@ from velo_import.format.manifest import (
 from velo_import.host.filesystems import FileSystem
 
 from .scan import FileEntry, Folder, Scan
+from .secrets import is_secret
+from .selection import EVERYTHING, Selection
 
 SOURCE_SUFFIX = ".py"
 BYTECODE_SUFFIX = ".pyc"
 SOURCE_LIMIT = 32 << 20  # No hand wrote a larger module, and compiling one could take all memory.
-
-# Files of a project that are never copied into the store, whatever else is: keys and passwords.
-SECRET_NAMES = frozenset(
-    {".env", ".netrc", ".npmrc", ".pypirc", ".htpasswd", ".git-credentials", "credentials.json", ".pgpass"}
-    | {
-        "id_rsa",
-        "id_dsa",
-        "id_ecdsa",
-        "id_ed25519",
-        "secrets.json",
-        "secrets.yaml",
-        "secrets.yml",
-        "secrets.toml",
-    }
-)
-SECRET_SUFFIXES = (".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".ppk")
 
 
 class Code(NamedTuple):
@@ -111,6 +97,7 @@ class Unread(NamedTuple):
     entry: FileEntry
     is_content: bool
     is_source: bool
+    is_guarded: bool = False  # Stored only if its content does not look like a secret.
 
 
 class Plan(NamedTuple):
@@ -119,8 +106,9 @@ class Plan(NamedTuple):
     draft: Draft
     unread: tuple[Unread, ...]
     uncompiled: dict[str, FileEntry]  # Sources without bytecode, those still to be read among them.
-    content: dict[str, int]  # Files whose content belongs into the store -> size; read or not.
-    excluded: int  # Files left out of the store because they look like secrets.
+    content: dict[str, bool]  # Files whose content belongs into the store, read or not -> is it guarded.
+    secrets: list[str]  # Files left out of the store because their names look like secrets.
+    excluded: int  # Files left out because the user says so.
 
 
 def default_check(kind: int, filesystem: FileSystem) -> int:
@@ -174,6 +162,7 @@ def plan_ingest(
     checks: Mapping[str, int],
     wanted: Sequence[str] | None = None,
     force: bool = False,
+    selection: Selection = EVERYTHING,
 ) -> Plan:
     """Compare a scan with what was known.
 
@@ -183,9 +172,10 @@ def plan_ingest(
         checks: area path -> the check its root gets.
         wanted: compile only these sources (learning); None compiles all.
         force: believe no recorded stamp.
+        selection: files that it leaves out are neither stored nor served.
     """
     planner = _Planner(
-        scan, known, build, content_below, None if wanted is None else frozenset(wanted), force
+        scan, known, build, content_below, None if wanted is None else frozenset(wanted), force, selection
     )
     for folder in scan.folders:
         planner.add_folder(folder)
@@ -207,6 +197,7 @@ class _Planner:
         content_below: str,
         wanted: frozenset[str] | None,
         force: bool,
+        selection: Selection,
     ) -> None:
         self.scan = scan
         self.known = known
@@ -214,14 +205,18 @@ class _Planner:
         self.content_prefix = content_below and content_below.rstrip("/") + "/"
         self.wanted = wanted
         self.force = force
+        self.selection = selection
         self.draft = Draft.empty()
         self.unread: list[Unread] = []
         self.uncompiled: dict[str, FileEntry] = {}
-        self.content: dict[str, int] = {}
+        self.content: dict[str, bool] = {}
+        self.secrets: list[str] = []
         self.excluded = 0
 
     def plan(self) -> Plan:
-        return Plan(self.draft, tuple(self.unread), self.uncompiled, self.content, self.excluded)
+        return Plan(
+            self.draft, tuple(self.unread), self.uncompiled, self.content, self.secrets, self.excluded
+        )
 
     def add_folder(self, folder: Folder) -> None:
         prefix = folder.path.rstrip("/") + "/"
@@ -232,7 +227,7 @@ class _Planner:
         self.draft.files[folder.path] = FileRecord(
             folder.path, NO_DIGEST, 0, folder.mtime_ns, folder.ctime_ns, folder.ino, folder.mode, DIRECTORY
         )
-        files = {entry.name: entry for entry in folder.files}
+        files, asked_for = self._taken(folder, prefix)
         winners: dict[str, ModuleDraft] = {}
         if folder.importable:
             modules = self._modules(folder, files, prefix)
@@ -240,15 +235,30 @@ class _Planner:
                 folder.path, area.path, folder.mtime_ns, folder.ctime_ns, folder.ino, modules
             )
             winners = {module.path: module for module in modules if module.path}
-        for entry in folder.files:
+        is_guarded = is_content and area.kind == TREE
+        below_area = len(area.path.rstrip("/")) + 1
+        for entry in files.values():
             path = prefix + entry.name
             keep = is_content
-            if keep and area.kind == TREE and _is_secret(entry.name):
-                self.excluded += 1
+            guard = is_guarded and path not in asked_for
+            if guard and is_secret(path[below_area:]):
+                self.secrets.append(path)
                 keep = False
+            if keep:
+                self.content[path] = guard
             if keep or path in winners:
                 is_source = path in winners and entry.name.endswith(SOURCE_SUFFIX)
                 self._add_file(path, entry, keep, is_source)
+
+    def _taken(self, folder: Folder, prefix: str) -> tuple[dict[str, FileEntry], frozenset[str]]:
+        """The files that are not left out, by name; and the paths of those that the user asked for."""
+        files = {entry.name: entry for entry in folder.files}
+        if self.selection.is_empty:
+            return files, frozenset()
+        verdicts = {name: self.selection.verdict(prefix + name) for name in files}
+        self.excluded += sum(verdict is False for verdict in verdicts.values())
+        taken = {name: entry for name, entry in files.items() if verdicts[name] is not False}
+        return taken, frozenset(prefix + name for name, verdict in verdicts.items() if verdict)
 
     def _modules(self, folder: Folder, files: dict[str, FileEntry], prefix: str) -> tuple[ModuleDraft, ...]:
         below = {*folder.folders, *folder.links}
@@ -262,9 +272,9 @@ class _Planner:
             if mask > 1:
                 suffix = (mask >> 1 & -(mask >> 1)).bit_length() - 1
                 entry = files.get(tail + self.suffixes[suffix])
-                if (
-                    entry is None
-                ):  # A folder called `x.py`, or a broken link: Python goes on to the next suffix.
+                if entry is None:
+                    # A folder called `x.py`, or a broken link: Python goes on to the next suffix. Or a file
+                    # that is left out: Python looks after it.
                     flags |= DEFER
                 else:
                     path = prefix + entry.name
@@ -278,8 +288,6 @@ class _Planner:
         if is_source and entry.size > SOURCE_LIMIT:
             self.draft.deferred.add(path)
             is_source = False
-        if is_content:
-            self.content[path] = entry.size
         record = self.known.files.get(path)
         if self.force or record is None or not is_same_file(record, entry):
             record = None
@@ -291,7 +299,8 @@ class _Planner:
         else:
             self.draft.files[path] = file_record(path, entry)
         if path in self.uncompiled or (needs_digest and self.draft.files[path].digest == NO_DIGEST):
-            self.unread.append(Unread(path, entry, is_content, is_source))
+            guard = self.content.get(path, False)
+            self.unread.append(Unread(path, entry, is_content, is_source, guard))
 
     def _needs_code(self, path: str, entry: FileEntry, is_known: bool) -> bool:
         """Whether a source has to be compiled; what is known of it goes into the draft."""
@@ -302,10 +311,6 @@ class _Planner:
             self.draft.deferred.add(path)
             return False
         return self.wanted is None or path in self.wanted
-
-
-def _is_secret(name: str) -> bool:
-    return name in SECRET_NAMES or name.startswith(".env.") or name.endswith(SECRET_SUFFIXES)
 
 
 def is_same_file(record: FileRecord, entry: FileEntry) -> bool:

@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 from velo_import.format.manifest import SITE, STDLIB, TREE
 
+from .selection import EVERYTHING, Selection
+
 # A file changed at most this long before we looked may change again without getting another time. Kernels
 # stamp with the last timer tick (up to 10 ms old); file systems without nanoseconds with the second, FAT
 # with two.
@@ -215,6 +217,7 @@ def scan(
     only: Mapping[str, int] | None = None,
     suffixes: tuple[str, ...] = (),
     avoid: str = "",
+    selection: Selection = EVERYTHING,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Scan:
     """Walk the areas, or list only the given folders.
@@ -224,9 +227,10 @@ def scan(
         only: path -> index of its area; nothing below these folders is entered.
         suffixes: ask only for the stamps of files with these.
         avoid: a folder that is not entered; the store itself may lie in what is ingested.
+        selection: folders that it leaves out are not entered, those it asks for are, whatever the rules.
         sleep: for tests.
     """
-    walk = _Walk(tuple(dict.fromkeys(areas)), only, avoid)
+    walk = _Walk(tuple(dict.fromkeys(areas)), only, avoid, selection)
     list_one = partial(_try_list, suffixes=suffixes)
     if slow:
         with ThreadPoolExecutor(SLOW_WALKERS) as pool:
@@ -250,10 +254,13 @@ def _try_list(path: str, suffixes: tuple[str, ...]) -> _Listing:
 class _Walk:
     """The state of one walk: what is done, and what is still to be listed (path -> area, importable)."""
 
-    def __init__(self, areas: tuple[Area, ...], only: Mapping[str, int] | None, avoid: str) -> None:
+    def __init__(
+        self, areas: tuple[Area, ...], only: Mapping[str, int] | None, avoid: str, selection: Selection
+    ) -> None:
         self.areas = areas
         self.only = only
         self.avoid = avoid
+        self.selection = selection
         self.starts = {area.path: index for index, area in enumerate(areas)}
         self.seen: set[str] = set()
         self.done: list[Folder] = []
@@ -269,7 +276,7 @@ class _Walk:
             return
         # Shorter paths first: an area inside another one is met on the way, and belongs to itself.
         for area in sorted(self.areas, key=lambda area: len(area.path)):
-            if area.path not in self.seen:
+            if area.path not in self.seen and self.selection.verdict(f"{area.path}/") is not False:
                 todo = {area.path: (self.starts[area.path], area.kind is not None)}
                 self._run_one(todo, listings, sleep)
 
@@ -316,7 +323,7 @@ class _Walk:
         for name in folder.folders:
             path = f"{parent}/{name}"
             own = self.starts.get(path)
-            if own is not None:
+            if own is not None and self.selection.verdict(f"{path}/") is not False:
                 following[path] = own, self.areas[own].kind is not None
             elif name == CACHE:
                 continue
@@ -328,6 +335,9 @@ class _Walk:
     def _is_skipped(self, path: str, name: str, area: int, kind: int | None) -> bool:
         if path == self.avoid:
             return True
+        verdict = self.selection.verdict(f"{path}/")
+        if verdict is not None:
+            return not verdict
         if kind == STDLIB:
             below = path[len(self.areas[area].path) + 1 :]
             return name in STDLIB_SKIPS or below in STDLIB_TESTS

@@ -17,18 +17,18 @@ from blake3 import blake3
 
 from ..errors import StoreCorrupt, StoreMissing, VeloError
 from ..host.files import (
-    clone_or_copy,
+    clone,
+    copy_shown,
     create_temporary,
     explained,
     flush_all,
     open_quietly,
+    pieces,
     read_file,
     remove_quietly,
     rename_all,
 )
 from .layout import Store
-
-_HASH_STEP = 1 << 20
 
 
 class Blob(NamedTuple):
@@ -94,9 +94,9 @@ class Blobs:
             with explained(self.store.loose):
                 copy, temporary = create_temporary(self.store.loose)
                 try:
-                    clone_or_copy(file, copy)
+                    blob = _fill(copy, file)
                     os.fchmod(copy, 0o444)
-                    return _identify(copy), temporary
+                    return blob, temporary
                 except BaseException:
                     remove_quietly(temporary)
                     raise
@@ -111,15 +111,24 @@ class Blobs:
         except OSError:
             return False
         try:
-            return os.fstat(file).st_size == blob.size and _identify(file) == blob
+            return os.fstat(file).st_size == blob.size and identify(file) == blob
         finally:
             os.close(file)
 
 
-def _identify(file: int) -> Blob:
+def identify(file: int) -> Blob:
+    """What an open file holds, in constant memory; holes are not read."""
     hasher = blake3()
     size = 0
-    while data := os.pread(file, _HASH_STEP, size):
-        hasher.update(data)
-        size += len(data)
+    for piece, _ in pieces(file):
+        hasher.update(piece)
+        size += len(piece)
+    return Blob(hasher.digest(), size)
+
+
+def _fill(copy: int, source: int) -> Blob:
+    if clone(source, copy):
+        return identify(copy)
+    hasher = blake3()
+    size = copy_shown(source, copy, hasher.update)
     return Blob(hasher.digest(), size)

@@ -171,11 +171,12 @@ class Batch:
 
     def __init__(self) -> None:
         self._moves: list[tuple[Path, Path]] = []
+        self._changed: set[Path] = set()  # Folders that gained a folder.
 
     def add(self, path: Path, chunks: Iterable[Data], *, mode: int = 0o444) -> None:
         """Write a file under a temporary name beside its place."""
         with explained(path):
-            make_folders(path.parent)
+            self._changed |= make_folders(path.parent)
             descriptor, temporary = create_temporary(path.parent)
             self._moves.append((temporary, path))
             try:
@@ -188,7 +189,7 @@ class Batch:
     def _commit(self) -> None:
         if self._moves:
             with explained(self._moves[0][1].parent):
-                flush_all([temporary for temporary, _ in self._moves])
+                flush_all([*sorted(self._changed), *(temporary for temporary, _ in self._moves)])
                 rename_all(self._moves)
 
     def _discard(self) -> None:
@@ -219,10 +220,13 @@ def publish(path: Path, chunks: Iterable[Data], *, mode: int = 0o444) -> None:
 
 def private_folder(path: Path) -> Path:
     """Make sure that a folder exists which only we can write; refuse one that others could have filled."""
+    changed = {folder.parent for folder in (path, *path.parents) if not folder.exists()}
     with explained(path, "create"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
+        with suppress(PermissionError):  # one may create in a folder that one may not read, and so not flush
+            flush_all(sorted(changed))
     check_private(path)
     return path
 

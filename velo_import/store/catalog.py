@@ -21,7 +21,7 @@ import lmdb
 
 from ..errors import StoreCorrupt, StoreMissing, VeloError
 from ..format import cbor, pack
-from ..host.files import Stamp, stamp_of
+from ..host.files import Stamp, flush_all, stamp_of
 from ..host.filesystems import filesystem_of
 from ..host.locks import exclusive
 from .environment import explained, is_whole, open_environment, set_aside
@@ -193,6 +193,7 @@ class Catalog:
         try:
             catalog._open_tables(create=True)
             catalog._fill(progress)
+            flush_all([store.catalogue])  # LMDB flushes its file, and never the folder that names it
         except BaseException:
             catalog.close()
             raise

@@ -174,6 +174,87 @@ def test_copy_has_the_same_content(tmp_path: Path, size: int) -> None:
     assert (tmp_path / "copy").stat().st_ino != (tmp_path / "source").stat().st_ino
 
 
+PARTS = [(), (0,), (5 << 20,), (0, 3 << 20), (1, (2 << 20) + 7, (6 << 20) - 3)]
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("size", [6 << 20, (6 << 20) + 1])
+def test_content_with_holes_comes_whole_and_in_order(
+    tmp_path: Path, parts: tuple[int, ...], size: int
+) -> None:
+    """Data at the beginning, in the middle, at the end, or nowhere."""
+    source = with_holes(tmp_path / "source", size, parts)
+
+    with open(source, "rb") as file:
+        found = list(files.pieces(file.fileno()))
+
+    assert b"".join(piece for piece, _ in found) == source.read_bytes()
+    assert not any(bytes(piece).strip(b"\0") for piece, is_hole in found if is_hole)
+    assert max(len(piece) for piece, _ in found) <= 1 << 20
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_copies_keep_their_holes(tmp_path: Path, parts: tuple[int, ...]) -> None:
+    source = with_holes(tmp_path / "source", 6 << 20, parts)
+    shown = []
+
+    with open(source, "rb") as old, open(tmp_path / "one", "wb") as one, open(tmp_path / "two", "wb") as two:
+        assert files.copy_shown(old.fileno(), one.fileno(), lambda data: shown.append(bytes(data))) == 6 << 20
+        clone_or_copy(old.fileno(), two.fileno())
+        for file in (one, two):
+            os.fsync(file.fileno())
+
+    assert b"".join(shown) == source.read_bytes()
+    for name in ("one", "two"):
+        assert (tmp_path / name).read_bytes() == source.read_bytes()
+        assert (tmp_path / name).stat().st_blocks <= source.stat().st_blocks + 64
+
+
+def test_holes_are_read_where_the_file_system_does_not_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = with_holes(tmp_path / "source", 6 << 20, (3 << 20,))
+
+    def lseek(descriptor: int, offset: int, whence: int) -> int:
+        raise OSError(errno.EINVAL, "not here")
+
+    monkeypatch.setattr(os, "lseek", lseek)
+    with open(source, "rb", buffering=0) as file:
+        found = list(files.pieces(file.fileno()))
+
+    assert b"".join(piece for piece, _ in found) == source.read_bytes()
+    assert not any(is_hole for _, is_hole in found)
+
+
+def test_a_file_that_is_cut_or_grows_while_it_is_read_ends_where_it_ends(tmp_path: Path) -> None:
+    source = with_holes(tmp_path / "source", 6 << 20, (0, 5 << 20))
+    with open(source, "rb") as file:
+        reading = files.pieces(file.fileno())
+        next(reading)
+        os.truncate(source, 1 << 20)
+        assert sum(len(piece) for piece, is_hole in reading if not is_hole) <= 1 << 20
+
+    source = with_holes(tmp_path / "other", 6 << 20, (0,))
+    with open(source, "rb") as file, open(source, "ab") as more:
+        reading = files.pieces(file.fileno())
+        first, _ = next(reading)
+        more.write(b"more")
+        more.flush()
+        assert first + b"".join(piece for piece, _ in reading) == source.read_bytes()
+
+
+def with_holes(path: Path, size: int, parts: tuple[int, ...]) -> Path:
+    with open(path, "wb") as file:
+        for offset in parts:
+            file.seek(offset)
+            file.write(b"data")
+        file.truncate(size)
+        os.fsync(file.fileno())  # until then some file systems have no holes
+    if path.stat().st_blocks * 512 >= size:
+        pytest.skip("this file system keeps no holes")
+    return path
+
+
 def test_copy_where_the_kernel_can_only_read(tmp_path: Path) -> None:
     """procfs answers copy_file_range with zero bytes; the content has to arrive all the same."""
     if not os.path.exists("/proc/version"):

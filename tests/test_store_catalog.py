@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lmdb
@@ -17,6 +17,7 @@ from tests.support.stores import BUILD, bytecode_pack, digest_of, flip_bit, payl
 from velo_import.errors import StoreMissing, VeloError
 from velo_import.host.filesystems import named
 from velo_import.store import catalog as catalog_module
+from velo_import.store import rebuild
 from velo_import.store.blobs import Blobs
 from velo_import.store.catalog import Catalog, Variant
 from velo_import.store.layout import Store
@@ -260,11 +261,14 @@ def test_catalogue_that_was_never_completed_is_made_again(
     """Killed while it was being filled: the mark of completeness is missing."""
     shutil.rmtree(store.catalogue)
 
-    def killed(catalog: Catalog) -> None:
+    whole = rebuild.batches
+
+    def killed(store: Store, progress: rebuild.Progress) -> Iterator[rebuild.Batch]:
+        yield next(whole(store, progress))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Catalog, "_rebuild", killed)
+        patch.setattr(rebuild, "batches", killed)
         with pytest.raises(KeyboardInterrupt):
             Catalog.open(store)
     with Catalog.open(store) as catalog:

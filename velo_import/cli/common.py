@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ..config import env
 from ..config.settings import Settings, load, require_valid
 from ..store.layout import Store
 
@@ -26,6 +27,15 @@ def python_option(command: Command) -> Command:
     return click.option("--python", metavar="PY", help="The interpreter; default: python3 on PATH.")(command)
 
 
+def wait_option(command: Command) -> Command:
+    """Adds `--wait SECONDS`, for commands that need the store alone."""
+    text = "How long to wait for an ingest or another maintenance."
+    kind = click.FloatRange(0)
+    return click.option("--wait", type=kind, metavar="SECONDS", default=60.0, show_default=True, help=text)(
+        command
+    )
+
+
 def settings(**flags: Any) -> Settings:
     """The settings for the current folder; refuses values that cannot be used."""
     return require_valid(load(os.environ, current_folder(), flags))
@@ -40,6 +50,12 @@ def current_folder() -> str:
 
 def open_store(*, create: bool = False) -> Store:
     return Store.open(Path(settings().home), create=create, readonly=not create)
+
+
+def store_to_change() -> Store:
+    """The store that is there, to be changed; only to be read where VELO_READONLY is set."""
+    readonly = os.environ.get(env.READONLY, "0") not in ("", "0")
+    return Store.open(Path(settings().home), readonly=readonly)
 
 
 def default_python() -> str:

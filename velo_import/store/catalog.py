@@ -178,8 +178,8 @@ class Catalog:
     def rebuild(cls, store: Store, progress: Callable[[str, int, int], None] | None = None) -> Catalog:
         """Make the catalogue again from packs and loose blobs, whatever is there; the old one is set aside.
 
-        Hold the exclusive lease: what others write to the old catalogue meanwhile would be lost. `progress` is
-        called with phase, done and total.
+        Hold the exclusive lease: what others write to the old catalogue meanwhile would be lost. `progress`
+        is called with phase, done and total.
         """
         store.require_writable()
         with exclusive(store.run / "catalogue.lock", wait=_LOCK_WAIT):
@@ -317,6 +317,11 @@ class Catalog:
         """All recorded packs, whether their files are still there or not."""
         records = (_pack_record(key, value) for key, value in self._rows("packs"))
         return {record.id: record for record in records if record is not None}
+
+    def counts(self) -> dict[str, int]:
+        """How many rows each table has."""
+        with explained(self.store.catalogue), self._begin() as transaction:
+            return {name: transaction.stat(handle)["entries"] for name, handle in self._tables.items()}
 
     def manifests(self) -> dict[str, dict[str, Any]]:
         """What was recorded about each environment's manifest; damaged records are left out."""

@@ -134,7 +134,17 @@ def test_store_size_adds_up(velo: Velo, app: Tree) -> None:
     """Part by part, and in total."""
     document = velo.command("store", "size", "--json").json
 
-    assert set(document["parts"]) == {"cas_store", "packs", "meta.db", "manifests", "pool", "tenants", "run"}
+    assert set(document["parts"]) == {
+        "cas_store",
+        "packs",
+        "meta.db",
+        "manifests",
+        "roots",
+        "quarantine",
+        "pool",
+        "tenants",
+        "run",
+    }
     assert document["total"] == sum(document["parts"].values())
     assert velo.command("store", "size").stdout.splitlines()[-1].startswith("total")
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.stores import bytecode_pack, small_disk
 from velo_import.errors import StoreCorrupt, StoreMissing, VeloError
-from velo_import.store.layout import Store
+from velo_import.store.layout import PARTS, Store
 
 
 @pytest.fixture
@@ -22,9 +22,12 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_new_store_is_private_and_has_a_version(store: Store) -> None:
+    """The store's own folder is the gate; locks and notes have one of their own."""
     assert (store.home / "VERSION").read_text() == "1\n"
-    for folder in (store.home, store.packs, store.loose, store.manifests, store.run):
+    for folder in (store.home, store.run):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for folder in (store.packs, store.loose, store.manifests):
+        assert not stat.S_IMODE(folder.stat().st_mode) & 0o022
 
 
 def test_opening_again_changes_nothing(store: Store) -> None:
@@ -136,7 +139,7 @@ def test_size_report_counts_each_file_once(store: Store) -> None:
     (store.run / "link").hardlink_to(sealed.path)
     report = store.size_report()
 
-    assert set(report) == {"cas_store", "packs", "meta.db", "manifests", "pool", "tenants", "run"}
+    assert set(report) == set(PARTS)
     assert report["packs"] - empty["packs"] >= sealed.stamp.size
     assert sum(report.values()) < 2 * sealed.stamp.size
 

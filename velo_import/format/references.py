@@ -84,6 +84,9 @@ def _pack_names(preamble: bytes) -> list[str]:
 
 def _digests(read: Read, at: int, end: int) -> Iterator[list[bytes]]:
     for start in range(at, end, _STEP):
-        data = read(start, min(_STEP, end - start))
+        length = min(_STEP, end - start)
+        data = read(start, length)
+        if len(data) != length:
+            raise StoreCorrupt("manifest was cut short", hint="run `velo ingest` again")
         digests = [data[place : place + 32] for place in range(0, len(data), VNODE.size)]
         yield [digest for digest in digests if digest != NO_DIGEST]

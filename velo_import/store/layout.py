@@ -22,13 +22,26 @@ from ..host.files import (
     make_folders,
     private_folder,
     publish,
+    remove_quietly,
 )
 
 VERSION = "1"
-PARTS = ("cas_store", "packs", "meta.db", "manifests", "pool", "tenants", "run")
+PARTS = ("cas_store", "packs", "meta.db", "manifests", "roots", "quarantine", "pool", "tenants", "run")
 # VERSION too: another process may just have written it. A fresh disk has a lost+found.
 _OWN_NAMES = {*PARTS, "VERSION", "meta.db.damaged", "lost+found"}
 _LEFTOVER_AGE = 24 * 3600
+# Where files are written under a temporary name.
+_WRITTEN_FOLDERS = (
+    "packs/v1",
+    "cas_store/v1",
+    "cas_store/v1/*/*",
+    "manifests/v1",
+    "manifests/v1/*",
+    "roots/v1",
+    "run",
+    "run/*",
+    ".",
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,14 @@ class Store:
         return self.home / "manifests" / "v1"
 
     @property
+    def roots(self) -> Path:
+        return self.home / "roots" / "v1"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.home / "quarantine"
+
+    @property
     def pool(self) -> Path:
         return self.home / "pool"
 
@@ -101,17 +122,23 @@ class Store:
         seen: set[tuple[int, int]] = set()
         return {part: _disk_use(self.home / part, seen) for part in PARTS}
 
-    def remove_leftovers(self, *, older_than: float = _LEFTOVER_AGE) -> int:
-        """Remove temporary files whose writers must be dead by now; return how many there were."""
-        removed = 0
+    def leftovers(self, *, older_than: float = _LEFTOVER_AGE) -> list[Path]:
+        """Temporary files whose writers must be dead by now."""
+        found = []
         limit = time.time() - older_than
-        for pattern in ("packs/v1", "cas_store/v1", "manifests/v1", "manifests/v1/*", "run", "run/*", "."):
-            for path in self.home.glob(f"{pattern}/{TEMPORARY_PREFIX}*"):
+        for folder in _WRITTEN_FOLDERS:
+            for path in self.home.glob(f"{folder}/{TEMPORARY_PREFIX}*"):
                 with suppress(OSError):
                     if path.lstat().st_mtime < limit:
-                        path.unlink()
-                        removed += 1
-        return removed
+                        found.append(path)
+        return found
+
+    def remove_leftovers(self, *, older_than: float = _LEFTOVER_AGE) -> int:
+        """Remove temporary files whose writers must be dead by now; return how many there were."""
+        found = self.leftovers(older_than=older_than)
+        for path in found:
+            remove_quietly(path)
+        return len(found)
 
     def _create(self) -> None:
         private_folder(self.home)
@@ -120,8 +147,11 @@ class Store:
             self._refuse_foreign_folder()
             publish(version, [f"{VERSION}\n".encode()])
         changed: set[Path] = set()
-        for folder in (self.loose, self.packs, self.manifests, self.run):
-            changed |= make_folders(folder)
+        for folder in (self.loose, self.packs, self.manifests):
+            changed |= make_folders(
+                folder
+            )  # readable: whether others get here, the store's own folder decides
+        changed |= make_folders(self.run, mode=0o700)
         flush_all(sorted(changed))
 
     def _refuse_foreign_folder(self) -> None:

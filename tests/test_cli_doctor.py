@@ -105,6 +105,21 @@ def test_a_store_that_others_can_write_fails(velo: Velo, tree: Tree) -> None:
     assert "fail" in marks(examine(velo, code=1), "store")
 
 
+@pytest.mark.parametrize(("mode", "mark"), [(0o755, "ok"), (0o777, "fail"), (None, "warn")])
+def test_a_shared_store_is_judged(velo: Velo, tmp_path: Path, mode: int | None, mark: str) -> None:
+    """Whose code comes from there is said; one that others may write, or that is not there, is a finding."""
+    folder = tmp_path / "theirs"
+    if mode is not None:
+        (folder / "manifests").mkdir(parents=True)
+        folder.chmod(mode)
+    velo.environment["VELO_SHARED"] = str(folder)
+
+    finding = examine(velo, code=int(mark == "fail"))["shared store"][0]
+
+    assert finding["mark"] == mark
+    assert str(folder) in finding["text"]
+
+
 def test_a_broken_learner_is_found(velo: Velo, tree: Tree) -> None:
     """Velo was moved or its environment deleted: the command in the store no longer works."""
     tree.write({"app.py": ""})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 import tempfile
 import time
@@ -59,6 +60,7 @@ def examine(settings: Settings, python: str, environ: dict[str, str]) -> Iterato
     yield from configuration(settings)
     yield from variables(environ)
     yield from store(settings)
+    yield from shared(settings)
     yield from injection(environ)
     yield from learner(Path(settings.home))
     yield from last_learn(Path(settings.home))
@@ -129,6 +131,33 @@ def _may_be_made(home: Path) -> Iterator[Finding]:
         return
     yield ok("store", f"{home} does not exist yet", "`velo run` makes it")
     yield from _space(parent)
+
+
+def shared(settings: Settings) -> Iterator[Finding]:
+    """The store of another account below ours: what is there, and whose code that is."""
+    if not settings.shared:
+        return
+    folder = Path(settings.shared)
+    try:
+        status = folder.stat()
+        os.listdir(folder / "manifests")
+    except OSError as error:
+        text = f"{folder} cannot be used: {(error.strerror or '').lower()}"
+        yield warn("shared store", text, "its owner opens it with `velo store share`; or unset VELO_SHARED")
+        return
+    if status.st_mode & 0o022:
+        yield fail("shared store", f"others may write to {folder}, so it is not used", f"chmod go-w {folder}")
+        return
+    yield ok(
+        "shared store", f"{folder}, of {_account(status.st_uid)}, who decides what code comes from there"
+    )
+
+
+def _account(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"account {number}"
 
 
 def _space(folder: Path) -> Iterator[Finding]:

@@ -59,6 +59,7 @@ def command(shell: str | None, manifest: str, as_json: bool) -> None:
         environ,
         injection_folder=injection_folder(),
         home=chosen.home,
+        shared=chosen.shared,
         manifest=manifest,
         check=chosen.check if chosen.values["check"].origin != "default" else "",
         learn=chosen.learn_enabled,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import click
 
-from . import render
+from . import render, share
 from .common import json_flag, open_store, settings
 
 
@@ -37,3 +37,6 @@ def size(as_json: bool) -> None:
         return
     rows = [(part, render.size(count)) for part, count in parts.items()]
     render.table(("part", "size"), [*rows, ("total", render.size(total))], right=(1,))
+
+
+command.add_command(share.command)

@@ -25,11 +25,13 @@ VERIFY = "VELO_VERIFY"
 READONLY = "VELO_READONLY"
 LOG = "VELO_LOG"
 STATS = "VELO_STATS"
+SHARED = "VELO_SHARED"
 NO_PROGRESS = "VELO_NO_PROGRESS"
 
 VARIABLES = (
     Variable(HOME, "folder", "where the store is; default: `velo` below the user's cache folder"),
     Variable(MANIFEST, "file", "a manifest to consult first, as `velo run --manifest` does"),
+    Variable(SHARED, "folder", "another account's store, read only, below the own one; its owner is trusted"),
     Variable(DISABLE, "`1`", "switches all of Velo off: programs run as if it were not installed"),
     Variable(
         CHECK,

@@ -65,6 +65,10 @@ class Settings:
         return str(self.values["home"].value)
 
     @property
+    def shared(self) -> str:
+        return str(self.values["store.shared"].value or "")
+
+    @property
     def check(self) -> str:
         return str(self.values["check"].value)
 
@@ -112,6 +116,9 @@ KEYS = (
     Key("learn.enabled", "learn from what programs import", _switch, default=True),
     Key("learn.cpu_seconds", "processor time one learning run may use", _count, default=60),
     Key("ingest.jobs", "processes that compile; default: one per core", _count),
+    Key(
+        "store.shared", "another account's store, read only, below the own one", _folder, variable=env.SHARED
+    ),
 )
 
 

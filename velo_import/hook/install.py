@@ -13,7 +13,7 @@ from _frozen_importlib_external import (  # type: ignore[attr-defined]
 )
 from _imp import source_hash
 from os import environ, fsencode
-from posix import register_at_fork, stat
+from posix import geteuid, register_at_fork, stat
 from time import perf_counter_ns
 
 import velo_import.hook.mapping as mapping
@@ -43,16 +43,41 @@ def manifest_key(identity: bytes, prefix: bytes) -> str:
     return f"{sys.implementation.cache_tag}-{name}-{check}"
 
 
-def open_manifests(home: str, key: str, identity: bytes, counts: Counts) -> "list[Manifest]":
-    """The manifests that fit, first to be asked first: the one named by VELO_MANIFEST, learned, ingested."""
-    folder = f"{home}/manifests/v1/{key}"
-    packs = f"{home}/packs/v1"
+def store_folders(home: str, counts: Counts) -> "list[tuple[str, int]]":
+    """Our store, then the one it is layered over (VELO_SHARED) if nobody but its owner may write there; each
+    with the account whose files are believed in it.
+    """
+    folders = [(home, geteuid())]
+    shared = environ.get("VELO_SHARED", "")
+    if shared.startswith("/"):
+        try:
+            status = stat(shared)
+        except OSError:
+            counts.reasons["shared store: missing"] = 1
+        else:
+            if status.st_mode & 0o022:
+                counts.reasons["shared store: others may write"] = 1
+            else:
+                folders.append((shared, status.st_uid))
+    return folders
+
+
+def open_manifests(
+    folders: "list[tuple[str, int]]", key: str, identity: bytes, counts: Counts
+) -> "list[Manifest]":
+    """The manifests that fit, first to be asked first: the one named by VELO_MANIFEST, then store by store
+    what was learned and what was ingested.
+    """
     manifests = []
     named = environ.get("VELO_MANIFEST")
     prefix = fsencode(sys.prefix)
-    for path in ([named] if named else []) + [f"{folder}/upper.velo", f"{folder}/base.velo"]:
+    candidates = [(named, *folders[0])] if named else []
+    for home, owner in folders:
+        folder = f"{home}/manifests/v1/{key}"
+        candidates += [(f"{folder}/upper.velo", home, owner), (f"{folder}/base.velo", home, owner)]
+    for path, home, owner in candidates:
         try:
-            manifest = Manifest(path, packs, identity)
+            manifest = Manifest(path, f"{home}/packs/v1", identity, owner)
             if path == named or manifest.prefix() == prefix:
                 manifests.append(manifest)
         except FileNotFoundError:
@@ -99,7 +124,7 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
     key = manifest_key(identity, fsencode(sys.prefix))
     counts = Counts(environ.get("VELO_VERIFY", "0") not in ("", "0"))
     mapping.use_native(native)
-    manifests = open_manifests(home, key, identity, counts)
+    manifests = open_manifests(store_folders(home, counts), key, identity, counts)
     if not is_compiled:
         counts.wanted[""] = ""
     if not manifests:

@@ -33,10 +33,12 @@ class Unusable(Exception):
     """Why a manifest or pack is not used; the text is the reason that is counted. Never leaves the hook."""
 
 
-def map_private(path: str) -> "tuple[Any, tuple[int, ...]]":
-    """Map a file that only its owner (us or root) could have written; with its size, times and inode."""
+def map_private(path: str, owner: int) -> "tuple[Any, tuple[int, ...]]":
+    """Map a file that only its owner (we, root, or the store's) could have written; with its size, times and
+    inode.
+    """
     mapped, (uid, mode, *stamp) = mapping.map_file(fsencode(path))
-    if uid not in (0, geteuid()) or mode & 0o022:
+    if uid not in (0, geteuid(), owner) or mode & 0o022:
         raise Unusable("owner")
     return mapped, tuple(stamp)
 
@@ -70,17 +72,20 @@ class Block:
 class Manifest:
     """One mapped manifest, checked once: magic, version, size, preamble checksum, owner, interpreter build.
 
+    `owner` is the account that the store belongs to, whose files are believed beside our own and root's.
+
     Raises:
         Unusable: with the reason, for the constructor only; all other methods answer None instead.
         OSError: the file cannot be opened or mapped.
     """
 
-    __slots__ = ("bytes", "pack_folder", "packs", "path", "roots_checked", "words")
+    __slots__ = ("bytes", "owner", "pack_folder", "packs", "path", "roots_checked", "words")
 
-    def __init__(self, path: str, pack_folder: str, identity: bytes) -> None:
-        mapped, stamp = map_private(path)
+    def __init__(self, path: str, pack_folder: str, identity: bytes, owner: int = 0) -> None:
+        mapped, stamp = map_private(path, owner)
         self.bytes = memoryview(mapped)
         self.path = path
+        self.owner = owner
         self.pack_folder = pack_folder
         self.packs: dict[int, Any] = {}
         self.roots_checked: dict[int, bool] = {}
@@ -151,7 +156,7 @@ class Manifest:
         pack = None
         try:
             at = (self.words[PACKS] >> 3) + index * PACK_WORDS
-            mapped, stamp = map_private(f"{self.pack_folder}/{self.pack_name(index)}")
+            mapped, stamp = map_private(f"{self.pack_folder}/{self.pack_name(index)}", self.owner)
             if stamp == tuple(self.words[at + 2 : at + 6]):
                 pack = mapped
         except (OSError, ValueError, Unusable):

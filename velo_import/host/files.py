@@ -45,12 +45,13 @@ def stamp_of(status: os.stat_result) -> Stamp:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def open_quietly(path: str | bytes | Path) -> int:
+def open_quietly(path: str | bytes | Path, more: int = 0) -> int:
     """A descriptor for reading that leaves no access time behind where the kernel allows it.
 
-    Never waits: a named pipe opens at once (O_NONBLOCK), and it is for the caller to refuse it.
+    Never waits: a named pipe opens at once (O_NONBLOCK), and it is for the caller to refuse it. `more` are
+    flags such as O_DIRECTORY.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    flags = more | os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
         return os.open(path, flags | getattr(os, "O_NOATIME", 0))
     except PermissionError:  # O_NOATIME is for the owner of a file only
@@ -152,7 +153,7 @@ def rename_all(moves: Sequence[tuple[Path, Path]]) -> None:
     flush_all(sorted(changed))
 
 
-def make_folders(folder: Path) -> set[Path]:
+def make_folders(folder: Path, *, mode: int = 0o755) -> set[Path]:
     """Create a folder and its parents; return the folders that gained an entry and need a flush."""
     changed: set[Path] = set()
     missing = []
@@ -161,7 +162,7 @@ def make_folders(folder: Path) -> set[Path]:
         folder = folder.parent
     for new in reversed(missing):
         with suppress(FileExistsError):  # another process was quicker
-            new.mkdir(mode=0o700)
+            new.mkdir(mode=mode)
         changed.add(new.parent)
     return changed
 

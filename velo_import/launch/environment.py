@@ -20,6 +20,7 @@ def child_environment(
     *,
     injection_folder: str,
     home: str,
+    shared: str = "",
     manifest: str = "",
     check: str = "",
     learn: bool = True,
@@ -33,6 +34,8 @@ def child_environment(
     child["PYTHONPATH"] = python_path(environ.get("PYTHONPATH", ""), injection_folder)
     # Absolute, because children may start elsewhere.
     child["VELO_HOME"] = os.path.abspath(home)
+    if shared or child.get("VELO_SHARED"):
+        child["VELO_SHARED"] = os.path.abspath(shared or child["VELO_SHARED"])
     if manifest or child.get("VELO_MANIFEST"):
         child["VELO_MANIFEST"] = os.path.abspath(manifest or child["VELO_MANIFEST"])
     if check:

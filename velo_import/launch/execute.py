@@ -62,6 +62,7 @@ def _accelerated(environment: dict[str, str], options: Mapping[str, str]) -> dic
         environment,
         injection_folder=injection_folder(),
         home=home,
+        shared=options.get("shared", ""),
         manifest=options.get("manifest", ""),
         check=options.get("check", ""),
         learn=learn,
@@ -131,6 +132,8 @@ def _configured(environ: Mapping[str, str]) -> dict[str, str]:
 
     settings = load(environ, folder)
     configured = {"home": settings.home, "learn": "yes" if settings.learn_enabled else "no"}
+    if settings.shared:
+        configured["shared"] = settings.shared
     if settings.values["check"].origin not in ("default", "variable VELO_CHECK"):
         configured["check"] = settings.check
     return configured

@@ -14,6 +14,7 @@ from velo_import.format.manifest import NO_DIGEST, SYMBOLIC_LINK, FileRecord
 from velo_import.ingest.links import note_links
 from velo_import.ingest.plan import Draft, file_record
 from velo_import.ingest.scan import Area, scan
+from velo_import.ingest.selection import Selection
 
 
 @pytest.fixture
@@ -68,6 +69,15 @@ def test_only_links_below_what_is_ingested_are_noted(project: Path) -> None:
 
     assert "../projectile/outside" not in records
     assert records["pkg/a.py"].link == ""
+
+
+def test_links_that_the_user_leaves_out_are_not_noted(project: Path) -> None:
+    """As files are, by the patterns of the ingest."""
+    scanned = scan([Area(str(project), None)])
+    draft = Draft.empty()
+    note_links(draft, scanned, str(project), Selection(str(project), exclude=["lib*"]))
+
+    assert [os.path.basename(path) for path in draft.files] == ["gone"]
 
 
 def test_what_is_no_link_or_has_gone_is_left_out(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

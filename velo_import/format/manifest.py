@@ -11,7 +11,7 @@ from __future__ import annotations
 import _imp
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from struct import Struct
 from struct import error as StructError

@@ -342,7 +342,7 @@ class _Ingest:
                     writing.put_loose(blob.digest, blob.size)
         draft = plan.draft
         settle_files(draft, plan, contents)
-        note_links(draft, scanned, self.target)
+        note_links(draft, scanned, self.target, self.selection)
         with self.clock.phase("bytecode"):
             provided = self._provide(scanned, plan, contents)
             merge_into(draft, provided)

@@ -15,10 +15,11 @@ from velo_import.format.manifest import NO_DIGEST, SYMBOLIC_LINK, FileRecord
 
 from .plan import Draft
 from .scan import Scan
+from .selection import EVERYTHING, Selection
 
 
-def note_links(draft: Draft, scanned: Scan, below: str) -> None:
-    """Add to the draft what the links in or below a folder say; one that has just gone is left out."""
+def note_links(draft: Draft, scanned: Scan, below: str, selection: Selection = EVERYTHING) -> None:
+    """Add to the draft what the links in or below a folder say, without those that the user leaves out."""
     prefix = below.rstrip("/") + "/"
     for folder in scanned.folders:
         place = folder.path.rstrip("/") + "/"
@@ -30,7 +31,9 @@ def note_links(draft: Draft, scanned: Scan, below: str) -> None:
                 draft.files[record.path] = record._replace(link=_text(record.path))
         for name in (*folder.links, *folder.others):
             path = place + name
-            if path not in draft.files and (text := _text(path)):
+            if path in draft.files or selection.verdict(path) is False:
+                continue
+            if text := _text(path):
                 # Its own stamp is not kept: the listing it stands in is what can change.
                 mode = stat.S_IFLNK | 0o777
                 draft.files[path] = FileRecord(path, NO_DIGEST, 0, 0, 0, 0, mode, SYMBOLIC_LINK, text)

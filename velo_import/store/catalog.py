@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import islice, takewhile
 from struct import Struct
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -291,6 +292,14 @@ class Catalog:
             digest: Location(*LOCATION.unpack(value))
             for digest, value in self._get("blobs", digests, LOCATION.size)
         }
+
+    def digests_with(self, digits: str) -> list[bytes]:
+        """The recorded blobs whose digests begin with these hexadecimal digits, ascending; the first 1000."""
+        first, last = (bytes.fromhex(digits.ljust(64, end)) for end in "0f")
+        with explained(self.store.catalogue), self._begin() as transaction:
+            cursor = transaction.cursor(self._tables["blobs"])
+            found = cursor.iternext(values=False) if cursor.set_range(first) else ()
+            return [bytes(key) for key in takewhile(lambda key: bytes(key) <= last, islice(found, 1000))]
 
     def variant_places(self, sources: Iterable[bytes], build: str, optimisation: int) -> dict[bytes, Variant]:
         """Where the bytecode of these sources is said to be, without a look at the files."""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Roots: what protects the content of the store, and when it was last used (FORMAT.md, sections 6 and 9).
 
-Knows environments (the manifests of the store) and registered roots (manifests that were written elsewhere).
+Knows environments (the manifests of the store) and registered roots (manifests that were written elsewhere,
+trees that are kept).
 What nothing here needs is garbage; collecting it is gc.py's. Its surprise: a manifest that cannot be read is
 an error and no empty answer, because what it protects would be thrown away.
 """
@@ -9,7 +10,7 @@ an error and no empty answer, because what it protects would be thrown away.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -29,8 +30,8 @@ ENVIRONMENT, REGISTERED = "environment", "registered"
 class Root(NamedTuple):
     """Something that needs packs and blobs.
 
-    `name` is the key of an environment, or the path that a manifest was written to. `last_use` is in seconds
-    since the epoch; for a registered root it is when it was registered.
+    `name` is the key of an environment, the path that a manifest was written to, or the id of a tree that is
+    kept. `last_use` is in seconds since the epoch; for a registered root it is when it was registered.
     """
 
     kind: str
@@ -83,8 +84,14 @@ def register(store: Store, written: Path) -> None:
     status = os.stat(written)
     stranger = Root(ENVIRONMENT, str(written), ((written, stamp_of(status)),), 0.0, 0)
     with needs(stranger) as (packs, steps):
-        data = encode_root(str(written), packs, (digest for step in steps for digest in step))
-    place = _place(store, str(written))
+        protect(store, str(written), packs, (digest for step in steps for digest in step))
+
+
+def protect(store: Store, name: str, packs: Iterable[bytes], digests: Iterable[bytes]) -> None:
+    """Protect these packs and blobs under a name, until `unregister`."""
+    store.require_writable()
+    data = encode_root(name, packs, digests)
+    place = _place(store, name)
     with suppress(OSError):
         if read_file(place) == data:
             return

@@ -65,9 +65,10 @@ def test_borders_between_path_and_ids_cannot_move() -> None:
 
 def test_what_a_manifest_needs_is_what_it_names() -> None:
     data = manifest.encode(example())
-    packs, steps = references(reader(data), len(data))
+    prefix, packs, steps = references(reader(data), len(data))
 
     decoded = manifest.decode(data)
+    assert prefix == decoded.prefix
     assert packs == [pack.name for pack in decoded.packs]
     assert [digest for step in steps for digest in step] == [
         record.digest for record in decoded.files if record.digest != manifest.NO_DIGEST

@@ -19,6 +19,7 @@ from velo_import.store.roots import (
     REGISTERED,
     Root,
     needs,
+    prefix_of,
     register,
     remove_environment,
     roots,
@@ -43,7 +44,7 @@ def test_an_environment_needs_its_packs_and_its_blobs(store: Store) -> None:
     publish_environment(store, "venv", range(5), [pack])
     (root,) = roots(store)
 
-    assert (root.kind, root.name) == (ENVIRONMENT, "venv")
+    assert (root.kind, root.name, prefix_of(root)) == (ENVIRONMENT, "venv", "/venv")
     assert needed(root) == ({bytes.fromhex(pack.id)}, {digest_of(content(number)) for number in range(5)})
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from struct import error as StructError
+from typing import NamedTuple
 
 from ..errors import StoreCorrupt
 from .manifest import (
@@ -32,21 +33,30 @@ Read = Callable[[int, int], bytes]
 _STEP = 8192 * VNODE.size
 
 
-def references(read: Read, size: int) -> tuple[list[str], Iterator[list[bytes]]]:
-    """The names of the packs, and step by step the digests; `read(offset, length)` gives bytes of the file.
+class References(NamedTuple):
+    """The environment a manifest is for, the names of its packs, and step by step the digests of its paths."""
+
+    prefix: str
+    packs: list[str]
+    steps: Iterator[list[bytes]]
+
+
+def references(read: Read, size: int) -> References:
+    """Ask a manifest; `read(offset, length)` gives bytes of the file.
 
     Raises:
         StoreCorrupt: the bytes are not a manifest of this version, or contradict themselves.
     """
     try:
         preamble = _preamble(read, size)
+        prefix = _table(preamble, "identity").partition(b"\0")[2]
         packs = _pack_names(preamble)
         at, length = _section(preamble, "vnodes", size)
         if length % VNODE.size:
             raise ValueError("the vnodes are cut short")
     except (StructError, IndexError, ValueError, OverflowError) as error:
         raise StoreCorrupt(f"manifest is damaged: {error}", hint="run `velo ingest` again") from error
-    return packs, _digests(read, at, at + length)
+    return References(os.fsdecode(prefix), packs, _digests(read, at, at + length))
 
 
 def _preamble(read: Read, size: int) -> bytes:
@@ -71,11 +81,15 @@ def _section(preamble: bytes, name: str, end: int) -> tuple[int, int]:
     return at, length
 
 
+def _table(preamble: bytes, name: str) -> bytes:
+    at, length = _section(preamble, name, len(preamble))
+    return preamble[at : at + length]
+
+
 def _pack_names(preamble: bytes) -> list[str]:
     names = []
-    tables = [_section(preamble, name, len(preamble)) for name in ("packs", "strings")]
-    records, strings = (preamble[at : at + length] for at, length in tables)
-    for at, length, *_ in PACK.iter_unpack(records):
+    strings = _table(preamble, "strings")
+    for at, length, *_ in PACK.iter_unpack(_table(preamble, "packs")):
         if at + length > len(strings):
             raise ValueError("a string lies outside its table")
         names.append(os.fsdecode(strings[at : at + length]))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from ..errors import StoreCorrupt, StoreLocked
-from ..format.references import references
+from ..format.references import References, references
 from ..format.root import RegisteredRoot, decode_root, encode_root
 from ..host import locks
 from ..host.files import Stamp, open_quietly, publish, read_file, remove_quietly, stamp_of
@@ -65,13 +65,25 @@ def needs(root: Root) -> Iterator[tuple[set[bytes], Iterator[list[bytes]]]]:
                     steps.append(registered.steps())
                 else:
                     opened.append(open_quietly(path))
-                    names, digests = _explained(path, opened[-1])
-                    packs.update(_ids(names))
-                    steps.append(digests)
+                    asked = _asked(path, opened[-1])
+                    packs.update(_ids(asked.packs))
+                    steps.append(asked.steps)
         yield packs, (step for digests in steps for step in digests)
     finally:
         for descriptor in opened:
             os.close(descriptor)
+
+
+def prefix_of(root: Root) -> str:
+    """The folder of an environment; empty for a registered root, and for what cannot be read."""
+    for path, _ in root.files if root.kind == ENVIRONMENT else ():
+        with suppress(OSError, StoreCorrupt):
+            descriptor = open_quietly(path)
+            try:
+                return _asked(path, descriptor).prefix
+            finally:
+                os.close(descriptor)
+    return ""
 
 
 def register(store: Store, written: Path) -> None:
@@ -161,7 +173,7 @@ def _decoded(path: Path) -> RegisteredRoot:
         ) from error
 
 
-def _explained(path: Path, descriptor: int) -> tuple[list[str], Iterator[list[bytes]]]:
+def _asked(path: Path, descriptor: int) -> References:
     def read(offset: int, length: int) -> bytes:
         return os.pread(descriptor, length, offset)
 

@@ -174,14 +174,14 @@ def test_pipes_and_sockets_are_listed_and_not_opened(tmp_path):
 
 def test_a_folder_that_cannot_be_read_is_reported_and_the_rest_is_seen(tmp_path, monkeypatch):
     fill(tmp_path, "open/a.py", "closed/b.py")
-    real = os.scandir
+    real = scanning.read_folder
 
-    def refuse(path: str) -> object:
+    def refuse(path: str, *more: object) -> object:
         if path.endswith("closed"):
             raise PermissionError(13, "Permission denied")
-        return real(path)
+        return real(path, *more)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(scanning, "read_folder", refuse)
     found = scan([Area(str(tmp_path), TREE)])
 
     assert set(by_path(found, tmp_path)) == {".", "open"}

@@ -7,34 +7,16 @@ import contextlib
 import fcntl
 import marshal
 import os
-import shutil
 import struct
-import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.support.native import compiled, run_under_sanitizers
 from velo_import.hook import mapping as twin
-
-SOURCE = Path(__file__).parents[1] / "velo_import" / "_native" / "core.c"
-COMPILER = shutil.which(os.environ.get("CC", "cc"))
-
-
-def compiled(folder: Path, *flags: str) -> Path:
-    """core.c as an extension module in `folder`, every warning an error."""
-    if COMPILER is None:
-        pytest.skip("needs a C compiler")
-    include = sysconfig.get_paths()["include"]
-    if not (Path(include) / "Python.h").exists():
-        pytest.skip("needs the headers of Python")
-    target = folder / "core.abi3.so"
-    command = [COMPILER, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", f"-I{include}", *flags]
-    subprocess.run([*command, str(SOURCE), "-o", str(target)], check=True)
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +24,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The native functions as the hook loads them."""
     names = ("map_file", "is_unchanged", "load_code", "take_lock", "watch")
     saved = {name: getattr(twin, name) for name in names}
-    assert twin.use_native(str(compiled(tmp_path_factory.mktemp("native"), "-O2")))
+    assert twin.use_native(str(compiled("core", tmp_path_factory.mktemp("native"), "-O2")))
     loaded = SimpleNamespace(**{name: getattr(twin, name) for name in names})
     for name, function in saved.items():
         setattr(twin, name, function)
@@ -276,12 +258,6 @@ def test_a_lock_is_taken_once_and_not_inherited(core, tmp_path) -> None:
 
 def test_native_under_sanitizers(tmp_path) -> None:
     """Every path through core.c, errors included, without a finding of AddressSanitizer or UBSan."""
-    compiled(tmp_path, "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
-    runtime = subprocess.run(
-        [str(COMPILER), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    if not os.path.isabs(runtime):
-        pytest.skip("needs the runtime of AddressSanitizer")
     script = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
@@ -376,18 +352,7 @@ except BlockingIOError:
 os.close(held)
 print("all paths")
 """
-    done = subprocess.run(
-        [sys.executable, "-S", "-E", "-c", script, str(tmp_path)],
-        env={
-            **os.environ,
-            "LD_PRELOAD": runtime,
-            # The interpreter itself frees nothing at exit, and allocates before it is looked at.
-            "ASAN_OPTIONS": "detect_leaks=0",
-            "PYTHONMALLOC": "malloc",
-        },
-        capture_output=True,
-        text=True,
-    )
+    done = run_under_sanitizers("core", tmp_path, script)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "all paths\n"
     assert "runtime error" not in done.stderr

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tree made into files again. Knows what has to be there before anything is made, and in which order.
+
+Trees and content may come from anywhere: names were checked when the nodes were read, sizes and bytes are
+checked as they are written. The surprise: only loose blobs can be linked or cloned; what lies in a pack is
+always written.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from ..errors import StoreCorrupt, VeloError
+from ..format import tree as t
+from ..host import materialise
+from ..host.materialise import Way
+from .kept import require_content
+from .layout import Store
+from .leases import shared
+from .reading import Reader
+
+_STEP = 256  # Paths between two reports of progress.
+
+
+class Exported(NamedTuple):
+    """What was made. `hardlinked`, `cloned`, `copied`: files that were loose blobs; `written`: from packs."""
+
+    folders: int
+    files: int
+    links: int
+    bytes: int
+    hardlinked: int
+    cloned: int
+    copied: int
+    written: int
+    seconds: float
+
+
+def export(
+    tree: t.Tree,
+    target: Path,
+    store: Store,
+    reader: Reader,
+    *,
+    way: Way = Way.CLONE,
+    advance: Callable[[int, int], None],
+) -> Exported:
+    """Make the files of a tree in a new or empty folder, from verified content only; all of them or none.
+
+    Args:
+        way: how loose blobs get there; the next way is taken where the file system cannot. With hard links
+            every file is read-only.
+        advance: told how many paths are made, and of how many.
+
+    Raises:
+        StoreMissing: the store does not have all of the content.
+        StoreCorrupt: the tree, or content, is not what it should be.
+        VeloError: the folder cannot be made, holds something, or has no room.
+    """
+    began = time.monotonic()
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(store.home)):
+        raise VeloError(f"{target} lies in the store", hint="name a folder outside of it")
+    totals = t.measure(tree)
+    with shared(store):
+        require_content(tree, reader)
+        with materialise.new_folder(target) as root:
+            _require_room(root, target, totals, way)
+            work = _Export(reader, way)
+            work.make(tree, root, lambda done: advance(done, _paths(totals)))
+    return Exported(
+        folders=totals.folders - 1,
+        files=totals.files,
+        links=totals.links,
+        bytes=totals.bytes,
+        hardlinked=work.ways[Way.HARDLINK],
+        cloned=work.ways[Way.CLONE],
+        copied=work.ways[Way.COPY],
+        written=work.ways[None],
+        seconds=time.monotonic() - began,
+    )
+
+
+def _paths(totals: t.Totals) -> int:
+    return totals.folders - 1 + totals.files + totals.links
+
+
+def _require_room(root: int, target: Path, totals: t.Totals, way: Way) -> None:
+    """Refuse at once what would fail at the end; a small hostile tree can ask for any number of files."""
+    disk = os.fstatvfs(root)
+    needed = totals.bytes if way is Way.COPY else 0
+    if disk.f_bavail * disk.f_frsize < needed or (disk.f_files and disk.f_favail < _paths(totals)):
+        raise VeloError(
+            f"{target} has no room for {_paths(totals)} paths with {totals.bytes} bytes",
+            hint="free some space on that disk, or name a folder on another one",
+        )
+
+
+class _Export:
+    """The state of one export."""
+
+    def __init__(self, reader: Reader, way: Way) -> None:
+        self.reader = reader
+        self.way = way
+        self.ways: Counter[Way | None] = Counter()
+
+    def make(self, tree: t.Tree, root: int, advance: Callable[[int], None]) -> None:
+        """Fill the folder behind a descriptor; every step names one entry of one open folder."""
+        opened = [(b"", root)]
+        done = 0
+        try:
+            for path, entry in t.walk(tree):
+                if not done % _STEP:
+                    advance(done)
+                done += 1
+                above, _, name = path.rpartition(b"/")
+                while opened[-1][0] != above:
+                    os.close(opened.pop()[1])
+                parent = opened[-1][1]
+                if entry.kind == t.FOLDER:
+                    opened.append((path, materialise.make_folder(parent, name)))
+                elif entry.kind == t.LINK:
+                    materialise.make_link(parent, name, entry.target)
+                else:
+                    self._make_file(parent, name, path, entry)
+            advance(done)
+        finally:
+            for _, descriptor in opened[1:]:
+                os.close(descriptor)
+
+    def _make_file(self, parent: int, name: bytes, path: bytes, entry: t.Entry) -> None:
+        mode = 0o777 if entry.kind == t.EXECUTABLE else 0o666
+        if self.way is Way.HARDLINK:
+            mode &= 0o555
+        source = self.reader.loose_path(entry.digest)
+        if source is None:
+            data = self.reader.read(entry.digest)
+            size = len(data)
+            materialise.make_file(parent, name, data, mode, entry.mtime_ns)
+            self.ways[None] += 1
+        else:
+            size = self._place(parent, name, source, mode, entry)
+        if size != entry.size:
+            raise StoreCorrupt(
+                f"{os.fsdecode(path)} has {size} bytes and not {entry.size}",
+                hint="the tree is not to be trusted",
+            )
+
+    def _place(self, parent: int, name: bytes, source: Path, mode: int, entry: t.Entry) -> int:
+        # A blob has no executable bit, and giving it one would give it to every other link.
+        way = Way.CLONE if self.way is Way.HARDLINK and entry.kind == t.EXECUTABLE else self.way
+        hasher = blake3()
+        size = 0
+
+        def show(piece: bytes | bytearray | memoryview) -> None:
+            nonlocal size
+            hasher.update(piece)
+            size += len(piece)
+
+        taken = materialise.place_file(parent, name, source, way, mode, entry.mtime_ns, show)
+        if hasher.digest() != entry.digest:
+            raise StoreCorrupt(f"{source} is damaged", hint="run `velo verify`")
+        self.ways[taken] += 1
+        return size

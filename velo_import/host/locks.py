@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import StoreLocked, VeloError
+from .files import explained
 
 _PAUSE = 0.02
 
@@ -57,7 +58,8 @@ def _hold(path: Path, kind: int, wait: float) -> Iterator[int]:
     while True:
         # Who only reads may not be allowed to write; a flock does not ask for it.
         flags = os.O_RDWR if kind == fcntl.LOCK_EX else os.O_RDONLY
-        descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with explained(path):
+            descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while not _try(descriptor, path, kind):
                 if time.monotonic() >= deadline:

@@ -23,7 +23,7 @@ from velo_import.format.manifest import (
     decode,
     encode,
 )
-from velo_import.host.files import publish, read_file
+from velo_import.host.files import flush_all, publish, read_file
 from velo_import.store.layout import Store
 
 from . import hookcode
@@ -46,6 +46,7 @@ def publish_manifest(path: Path, data: bytes) -> bool:
     """Put a manifest in its place; False if the same bytes are there already."""
     try:
         if read_file(path) == data:
+            flush_all([path, path.parent])  # Whoever wrote it may have died before it was on the disk.
             return False
     except OSError:
         pass

@@ -54,16 +54,22 @@ class Blobs:
         blobs: list[Blob] = []
         moves: dict[Path, Path] = {}
         made: list[Path] = []
+        folders: set[Path] = set()
         try:
             for source in sources:
                 blob, temporary = self._copy(source)
                 made.append(temporary)
                 blobs.append(blob)
                 place = self.path_of(blob.digest)
-                if place not in moves and not self._is_intact(place, blob):
+                if place in moves:
+                    continue
+                if self._is_intact(place, blob):
+                    # Whoever gave it its name may have died before the name was on the disk.
+                    folders.update(place.parents[:3])
+                else:
                     moves[place] = temporary
             with explained(self.store.loose):
-                flush_all(list(moves.values()))
+                flush_all([*sorted(folders), *moves.values()])
                 rename_all([(temporary, place) for place, temporary in moves.items()])
         finally:
             for temporary in made:

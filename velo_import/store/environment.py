@@ -19,10 +19,11 @@ from struct import Struct
 import lmdb
 
 from ..errors import StoreCorrupt, VeloError
-from ..host.files import private_folder
+from ..host import files
 
 _READERS = 1024
 _TABLES = 16
+_LOCK_BYTES = 64 * (_READERS + 2)  # what LMDB makes of them: a cache line each, and its own three
 # LMDB's own layout: a page header of 16 bytes, then the meta record (magic ... last page number).
 _META = Struct("<16xI20xI92xQ")
 _MAGIC = 0xBEEFC0DE
@@ -34,10 +35,21 @@ def open_environment(folder: Path, *, map_size: int = 0, readonly: bool = False)
         # A lock file cannot be written there; nobody who could write would share it with us anyway.
         lock = os.access(folder / "lock.mdb", os.W_OK)
         return lmdb.open(path, readonly=True, create=False, max_dbs=_TABLES, lock=lock)
-    private_folder(folder)
+    files.private_folder(folder)
+    _reserve_lock_file(folder / "lock.mdb")
     return lmdb.open(
         path, map_size=map_size, max_dbs=_TABLES, max_readers=_READERS, mode=0o600, meminit=False
     )
+
+
+def _reserve_lock_file(path: Path) -> None:
+    """Give LMDB's lock file all of its blocks: it is written through a map, where a full disk is a SIGBUS."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_blocks * 512 < _LOCK_BYTES:
+            os.posix_fallocate(descriptor, 0, _LOCK_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def is_whole(folder: Path) -> bool:
@@ -87,9 +99,10 @@ def set_aside(folder: Path) -> None:
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn LMDB's errors into ours."""
+    """Turn LMDB's errors, and the disk's, into ours."""
     try:
-        yield
+        with files.explained(folder):
+            yield
     except (lmdb.MapFullError, lmdb.MapResizedError):
         raise
     except (

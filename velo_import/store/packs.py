@@ -192,7 +192,10 @@ def seal_all(writers: Iterable[PackWriter]) -> list[SealedPack]:
             flush_all([temporary for temporary, _ in finished])
             # Two learners may seal equal packs at once: the second must not replace the inode of the first.
             with exclusive(store.run / "packs.lock", wait=_LOCK_WAIT):
-                rename_all([(temporary, new.path) for temporary, new in finished if not _is_intact(new.path)])
+                known = {new.path for _, new in finished if _is_intact(new.path)}
+                rename_all([(temporary, new.path) for temporary, new in finished if new.path not in known])
+            # Whoever gave those their names may have died before the names were on the disk.
+            flush_all(sorted({folder for path in known for folder in path.parents[:2]}))
             return [new._replace(stamp=stamp_of(os.stat(new.path))) for _, new in finished]
     finally:
         for writer in writers:

@@ -130,13 +130,16 @@ class Writing:
             self._gone["blobs"].add(digest)
             self._gone["verified"].add(bytes((LOOSE,)) + digest)
 
-    def remove_variants(self, sources: Iterable[bytes], build: str, optimisation: int) -> None:
-        """Forget the bytecode of these sources."""
-        tail = variant_key(b"", build, optimisation)
-        self._gone["variants"].update(source + tail for source in sources)
+    def remove_variants(self, keys: Iterable[bytes]) -> None:
+        """Forget bytecode, by keys as `held_by` gives them."""
+        self._gone["variants"].update(keys)
+
+    def remove_manifest(self, key: str) -> None:
+        """Forget what was recorded about an environment's manifest."""
+        self._gone["manifests"].add(key.encode())
 
     def _put_pack(self, record: PackRecord, entries: Iterable[pack.Entry]) -> None:
-        self._put_record(record)
+        self.put_record(record)
         pack_id = bytes.fromhex(record.id)
         blobs, variants = self._rows["blobs"], self._rows["variants"]
         tail = variant_key(b"", record.build, record.optimisation)
@@ -145,7 +148,8 @@ class Writing:
             if kind == pack.BYTECODE:
                 variants[source + tail] = VARIANT.pack(pack_id, offset, length, digest)
 
-    def _put_record(self, record: PackRecord) -> None:
+    def put_record(self, record: PackRecord) -> None:
+        """Record a pack without what is in it."""
         self._rows["packs"][bytes.fromhex(record.id)] = encode_pack_record(record)
 
 
@@ -221,7 +225,7 @@ class Catalog:
         yield writing
         for record in filter(None, self._judged.values()):
             if bytes.fromhex(record.id) not in writing._rows["packs"]:
-                writing._put_record(record)
+                writing.put_record(record)
         self._commit(writing)
         self._judged.clear()
 
@@ -301,14 +305,15 @@ class Catalog:
             found = cursor.iternext(values=False) if cursor.set_range(first) else ()
             return [bytes(key) for key in takewhile(lambda key: bytes(key) <= last, islice(found, 1000))]
 
-    def variant_places(self, sources: Iterable[bytes], build: str, optimisation: int) -> dict[bytes, Variant]:
-        """Where the bytecode of these sources is said to be, without a look at the files."""
-        tail = variant_key(b"", build, optimisation)
-        found = {}
-        for key, value in self._get("variants", [source + tail for source in sources], VARIANT.size):
-            pack_id, *place = VARIANT.unpack(value)
-            found[key[:32]] = Variant(pack_id.hex(), *place)
-        return found
+    def held_by(self, pack_id: str) -> tuple[list[bytes], list[bytes]]:
+        """The digests of blobs and the keys of variants that are said to be in that pack. Reads every row."""
+        raw_id = bytes.fromhex(pack_id)
+        with explained(self.store.catalogue), self._begin() as transaction:
+            blobs, variants = (transaction.cursor(self._tables[name]) for name in ("blobs", "variants"))
+            return (
+                [bytes(key) for key, value in blobs if value[8:40] == raw_id],
+                [bytes(key) for key, value in variants if value[:32] == raw_id],
+            )
 
     def verified(self) -> dict[tuple[int, bytes], Verified]:
         """Loose blobs (by LOOSE and digest) and packs (by PACKED and id) that were verified, and when."""

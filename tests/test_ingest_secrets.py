@@ -207,15 +207,18 @@ def test_packages_in_a_folder_that_is_excluded_are_left_out(store, site_packages
 
 def test_a_folder_that_is_left_out_by_default_can_be_asked_for(tmp_path):
     tree = Tree(tmp_path).write({"a.py": "", ".git/config": "", "node_modules/x/y.js": ""})
+    tree.write({"one/pyvenv.cfg": "", "two/pyvenv.cfg": ""})
     areas = [Area(str(tmp_path), TREE)]
 
-    found = scan(areas, selection=Selection(str(tmp_path), ["node_modules/"], []))
+    found = scan(areas, selection=Selection(str(tmp_path), ["node_modules/", "/two/"], []))
 
     assert {os.path.relpath(folder.path, tree.folder) for folder in found.folders} == {
         ".",
         "node_modules",
         "node_modules/x",
+        "two",
     }
+    assert found.skipped == 2
 
 
 def test_patterns_say_nothing_about_files_elsewhere():

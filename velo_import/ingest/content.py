@@ -12,9 +12,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
 
@@ -28,6 +27,9 @@ from velo_import.store.packs import PackWriter, SealedPack, seal_all
 from .plan import Draft, Plan, Unread, file_record
 from .scan import COARSE_TICK_NS, FINE_TICK_NS, SLOW_WALKERS, FileEntry, Trouble
 from .secrets import is_key, is_secret
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 LOOSE_FROM = 256 * 1024  # FORMAT.md, section 6: larger contents are files of their own.
 PACK_BYTES = 64 << 20
@@ -143,6 +145,8 @@ def read_contents(
     `slow` keeps many requests in flight, for network file systems.
     Packs and blobs are on the disk when this returns, and unknown to the catalogue.
     """
+    from concurrent.futures import ThreadPoolExecutor  # 4 ms that an unchanged tree need not pay
+
     work = _Reading(store, catalog, label, advance)
     large = [item for item in unread if item.entry.size >= LOOSE_FROM and not item.is_source]
     small = [item for item in unread if item.entry.size < LOOSE_FROM or item.is_source]

@@ -12,9 +12,10 @@ from __future__ import annotations
 import marshal
 import os
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 from velo_import.format.manifest import SITE, STDLIB, TREE
@@ -39,6 +40,7 @@ TREE_SKIPS = frozenset(
     | {".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".ipynb_checkpoints", ".direnv", ".pixi"}
 )
 read_folder = fastest_reader()
+ENVIRONMENT_MARK = "pyvenv.cfg"
 SLOW_WALKERS = 16  # Requests in flight on a network file system, where each costs a round trip.
 
 
@@ -114,8 +116,7 @@ class Scan(NamedTuple):
                 folder.area,
                 len(folder.files),
             )
-            for entry in folder.files:
-                flat += entry
+            flat += chain.from_iterable(folder.files)
         for trouble in self.unreadable:
             flat += trouble
         flat += self.unsettled
@@ -199,6 +200,8 @@ def scan(
     walk = _Walk(tuple(dict.fromkeys(areas)), only, avoid, selection)
     list_one = partial(_try_list, suffixes=suffixes)
     if slow:
+        from concurrent.futures import ThreadPoolExecutor  # 4 ms that most walks need not pay
+
         with ThreadPoolExecutor(SLOW_WALKERS) as pool:
             walk.run(lambda paths: list(pool.map(list_one, paths)), sleep)
     else:
@@ -271,6 +274,9 @@ class _Walk:
                 if isinstance(listed, OSError):
                     self.unreadable.append(Trouble(path, listed.strerror or type(listed).__name__))
                     continue
+                if self._is_other_environment(listed, area):
+                    self.skipped += 1
+                    continue
                 ready = settles_at(listed, began)
                 if ready > began:
                     waiting[path] = area, importable
@@ -307,10 +313,16 @@ class _Walk:
         if kind == STDLIB:
             below = path[len(self.areas[area].path) + 1 :]
             return name in STDLIB_SKIPS or below in STDLIB_TESTS
-        if kind == TREE:
-            # A virtual environment inside a project belongs to its own interpreter.
-            return name in TREE_SKIPS or os.path.lexists(f"{path}/pyvenv.cfg")
-        return False
+        return kind == TREE and name in TREE_SKIPS
+
+    def _is_other_environment(self, folder: Folder, area: int) -> bool:
+        """A virtual environment inside a project belongs to its own interpreter."""
+        if self.areas[area].kind != TREE or folder.path in self.starts or self.only is not None:
+            return False
+        place = bisect_left(folder.files, (ENVIRONMENT_MARK,))
+        if place == len(folder.files) or folder.files[place].name != ENVIRONMENT_MARK:
+            return False
+        return self.selection.verdict(f"{folder.path}/") is None
 
     def result(self) -> Scan:
         return Scan(

@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import UsageFault
 from . import env
 from .paths import PYPROJECT, configuration_files, default_home
+from .units import parse_size
 
 CHECKS = ("auto", "stat", "root", "none")
 
@@ -81,6 +82,12 @@ class Settings:
         return int(self.values["learn.cpu_seconds"].value)
 
     @property
+    def max_size(self) -> int | None:
+        """Bytes."""
+        size = self.values["store.max_size"].value
+        return None if size is None else int(size)
+
+    @property
     def ingest_jobs(self) -> int | None:
         jobs = self.values["ingest.jobs"].value
         return None if jobs is None else int(jobs)
@@ -110,12 +117,20 @@ def _count(raw: Any, base: str) -> int:
     return raw
 
 
+def _size(raw: Any, base: str) -> int:
+    size = parse_size(raw) if isinstance(raw, str) else _count(raw, base)
+    if size < 1:
+        raise ValueError("must be above zero")
+    return size
+
+
 KEYS = (
     Key("home", "where the store is", _folder, variable=env.HOME),
     Key("check", "how freshness is checked", _check, default="auto", variable=env.CHECK),
     Key("learn.enabled", "learn from what programs import", _switch, default=True),
     Key("learn.cpu_seconds", "processor time one learning run may use", _count, default=60),
     Key("ingest.jobs", "processes that compile; default: one per core", _count),
+    Key("store.max_size", "what the store may grow to; default: no limit", _size),
     Key(
         "store.shared", "another account's store, read only, below the own one", _folder, variable=env.SHARED
     ),

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`velo manifest`: which there are, what they say about one path or module, and what they hold."""
+"""`velo manifest`: which there are, what they say about one path or module, and what they hold. Its commands
+about whole folders are in trees.py.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,14 @@ import click
 from ..errors import StoreCorrupt, StoreMissing, UsageFault
 from ..format.manifest import CHECK_NAMES, DEFER, KIND_NAMES, NO_DIGEST, FolderRecord, Manifest, ModuleRecord
 from ..store.layout import Store
-from . import render
+from . import render, trees
 from .common import json_flag, open_store
 from .manifests import chosen, published, read_manifest
 
 
 @click.group("manifest")
 def command() -> None:
-    """List, query and measure manifests."""
+    """List, query, measure, compare and export manifests."""
 
 
 @command.command("list")
@@ -229,3 +231,7 @@ def _selected(which: str | None) -> list[Path]:
     except StoreMissing:
         pass
     return chosen(store, which)
+
+
+for _each in (trees.tree_, trees.diff, trees.export_):
+    command.add_command(_each)

@@ -40,6 +40,10 @@ class Reader:
         """The file that holds this content and nothing else, if there is one; not verified."""
         return self._blobs.path_of(digest) if self._place(digest).where == LOOSE else None
 
+    def size(self, digest: bytes) -> int:
+        """How many bytes the content has, as the catalogue says."""
+        return self._place(digest).size
+
     def read(self, digest: bytes) -> bytes:
         """The content, verified.
 

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tree a user means: one of a manifest, one that is kept in the store, or a folder as it is now.
+
+Opens store and catalogue only when they are asked for: comparing two manifest files needs neither.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from ..errors import StoreCorrupt, StoreMissing, UsageFault
+from ..format import tree as t
+from ..format.manifest import DIRECTORY, SITE, Manifest
+from ..store import names
+from ..store.catalog import Catalog
+from ..store.kept import load
+from ..store.layout import Store
+from ..store.reading import Reader
+from ..store.trees import Grown, own_folders, tree_of_folder, tree_of_manifest
+from . import render
+from .common import open_store
+from .manifests import ManifestFile, published, read_manifest, readable_prefix
+
+DISK = "disk:"
+WHICH = "FILE|KEY|FOLDER|tree:ID|disk:FOLDER"
+INGEST = "make one with `velo ingest`, or see `velo manifest list`"
+
+
+class Meant(NamedTuple):
+    """The tree that a user means."""
+
+    which: str
+    folder: str  # Where its files were; empty for a tree by id.
+    grown: Grown
+
+
+def folder_option(command: click.decorators.FC) -> click.decorators.FC:
+    """Adds `--folder FOLDER`."""
+    text = "Which folder of the manifest; default: the one that was ingested."
+    return click.option("--folder", metavar="FOLDER", help=text)(command)
+
+
+class Trees:
+    """Finds the trees that are meant. `writable` for a command that adds to the store."""
+
+    def __init__(self, stack: ExitStack, *, writable: bool = False) -> None:
+        self._stack = stack
+        self._writable = writable
+        self._catalog: Catalog | None = None
+        self._reader: Reader | None = None
+
+    @property
+    def store(self) -> Store:
+        return self.catalog.store
+
+    @property
+    def catalog(self) -> Catalog:
+        if self._catalog is None:
+            store = open_store()
+            if self._writable:
+                store = open_store(create=True)
+            self._catalog = self._stack.enter_context(Catalog.open(store))
+        return self._catalog
+
+    @property
+    def reader(self) -> Reader:
+        if self._reader is None:
+            self._reader = self._stack.enter_context(Reader(self.catalog))
+        return self._reader
+
+    def meant(self, which: str | None, folder: str | None, *, times: bool) -> Meant:
+        """The tree that these words mean."""
+        if which and which.startswith(DISK):
+            _refuse_folder(which, folder)
+            place = os.path.abspath(which[len(DISK) :])
+            with render.progress(f"reading {place}"):
+                return Meant(which, place, tree_of_folder(place, times=times))
+        if which and names.is_name(which, names.TREE):
+            _refuse_folder(which, folder)
+            tree = load(names.resolve(which, names.TREE, self._trees_with), self.reader)
+            encoded = {digest: t.encode_node(node) for digest, node in tree.nodes.items()}
+            return Meant(which, "", Grown(tree, encoded, []))
+        path, manifest, found = _manifest_meant(which)
+        place = os.path.abspath(folder) if folder else found or _only_folder(manifest, path)
+        if not _describes(manifest, place):
+            known = ", ".join(own_folders(manifest))
+            raise UsageFault(f"{path} does not describe {place}", hint=f"it describes {known or 'no folder'}")
+        return Meant(which or str(path), place, tree_of_manifest(manifest, place, times=times))
+
+    def name(self, digest: bytes) -> str:
+        """A digest in as few digits as this store needs; in full where there is no store."""
+        try:
+            return names.shortened(digest, self.catalog.digests_with)
+        except StoreMissing:
+            return digest.hex()
+
+    def _trees_with(self, digits: str) -> Iterator[bytes]:
+        for digest in self.catalog.digests_with(digits):
+            with suppress(StoreCorrupt):
+                if self.reader.size(digest) <= t.NODE_LIMIT:
+                    t.decode_node(self.reader.read(digest))
+                    yield digest
+
+
+def _refuse_folder(which: str, folder: str | None) -> None:
+    if folder:
+        raise UsageFault(f"{which} is one folder", hint="--folder chooses among those of a manifest")
+
+
+def _manifest_meant(which: str | None) -> tuple[Path, Manifest, str]:
+    """The manifest that a file, a key or a folder stands for; and the folder, if it was one."""
+    if which and os.path.isfile(which):
+        return Path(which), read_manifest(Path(which)), ""
+    files = published(open_store())
+    if not which:
+        return _only_manifest(files)
+    by_key = [file for file in files if file.key == which]
+    if by_key:
+        return *_ingested(by_key, which), ""
+    place = os.path.abspath(which)
+    places = (place, os.path.realpath(place))
+    by_prefix = [file for file in files if readable_prefix(file.path) in places]
+    if by_prefix:
+        path, manifest = _ingested(by_prefix, which)
+        return path, manifest, place if _describes(manifest, place) else ""
+    for file in files:
+        if file.layer == "base":
+            manifest = read_manifest(file.path)
+            if any(place == each or place.startswith(f"{each}/") for each in own_folders(manifest)):
+                return file.path, manifest, place
+    raise UsageFault(f"no manifest describes {which}", hint=INGEST)
+
+
+def _only_manifest(files: list[ManifestFile]) -> tuple[Path, Manifest, str]:
+    ingested = [file for file in files if file.layer == "base"]
+    if len(ingested) == 1:
+        return ingested[0].path, read_manifest(ingested[0].path), ""
+    if not ingested:
+        raise UsageFault("nothing was ingested yet", hint=INGEST)
+    raise UsageFault(f"there are {len(ingested)} manifests", hint="name one of `velo manifest list`")
+
+
+def _ingested(files: list[ManifestFile], which: str) -> tuple[Path, Manifest]:
+    for file in files:
+        if file.layer == "base":
+            return file.path, read_manifest(file.path)
+    raise UsageFault(
+        f"{which} was learned, not ingested: its manifest holds what programs imported and no whole folder",
+        hint="run `velo ingest` on it",
+    )
+
+
+def _only_folder(manifest: Manifest, path: Path) -> str:
+    """What was ingested: the search path of the interpreter is in every manifest and counts only alone."""
+    folders = own_folders(manifest)
+    sites = {root.path for root in manifest.roots if root.kind == SITE}
+    found = [folder for folder in folders if folder not in sites] or folders
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UsageFault(f"{path} describes no folder", hint=INGEST)
+    raise UsageFault(
+        f"{path} describes {len(found)} folders", hint=f"choose with --folder: {', '.join(found)}"
+    )
+
+
+def _describes(manifest: Manifest, folder: str) -> bool:
+    return any(record.path == folder and record.flags & DIRECTORY for record in manifest.files)

@@ -167,6 +167,21 @@ def test_names_of_trees_are_checked(velo: Velo, app: Tree) -> None:
         assert "\nhint: " in result.stderr
 
 
+def test_content_is_found_by_its_digest(velo: Velo, app: Tree) -> None:
+    """`blob:` and eight digits: every path that holds it; a link is shown with its text."""
+    app.write({"copy/cart.py": APP["shop/cart.py"]}).ingest()
+    (found,) = velo.command("manifest", "query", app / "shop/cart.py", "--json").json["found"]
+    short = found["digest"][: len("blob:") + 8]
+
+    paths = [each["path"] for each in velo.command("manifest", "query", short, "--json").json["found"]]
+    assert paths == [str(app / "copy/cart.py"), str(app / "shop/cart.py")]
+    (alias,) = velo.command("manifest", "query", app / "alias.py", "--json").json["found"]
+    assert (alias["link"], found["link"]) == ("app.py", "")
+    nowhere = velo.command("manifest", "query", "blob:00000000")
+    assert (nowhere.code, nowhere.stderr) == (1, "not in any manifest: blob:00000000\n")
+    assert velo.command("manifest", "query", "blob:123").code == 2
+
+
 def test_names_that_steer_terminals_are_escaped(velo: Velo, tree: Tree) -> None:
     """A file may be called anything; what is printed is one line without control characters."""
     for name in (b"a\nb\x1b[31m.txt", b"\xff\xfe.txt"):

@@ -8,13 +8,24 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import StoreCorrupt, StoreMissing, UsageFault
-from ..format.manifest import CHECK_NAMES, DEFER, KIND_NAMES, NO_DIGEST, FolderRecord, Manifest, ModuleRecord
+from ..format.manifest import (
+    CHECK_NAMES,
+    DEFER,
+    KIND_NAMES,
+    NO_DIGEST,
+    FileRecord,
+    FolderRecord,
+    Manifest,
+    ModuleRecord,
+)
+from ..store import names
 from ..store.layout import Store
 from . import render, trees
 from .common import json_flag, open_store
@@ -69,18 +80,18 @@ def list_(as_json: bool) -> None:
 
 
 @command.command("query")
-@click.argument("names", metavar="MODULE|PATH...", nargs=-1, required=True)
+@click.argument("wanted", metavar="MODULE|PATH|blob:ID...", nargs=-1, required=True)
 @click.option("--manifest", "which", metavar="FILE|KEY|VENV", help="Default: every manifest in the store.")
 @json_flag
-def query(names: tuple[str, ...], which: str | None, as_json: bool) -> int:
-    """What manifests say about modules or paths. Exit code 1 when one of them is in none."""
+def query(wanted: tuple[str, ...], which: str | None, as_json: bool) -> int:
+    """What manifests say about modules, paths or content. Exit code 1 when one of them is in none."""
     manifests = [(path, read_manifest(path)) for path in _selected(which)]
     found = []
-    for name in names:
+    for name in wanted:
+        ask = _question(name, [manifest for _, manifest in manifests])
         for path, manifest in manifests:
-            matches = of_path(manifest, name) if os.sep in name else of_module(manifest, name)
-            found += [{"name": name, "manifest": str(path), **match} for match in matches]
-    missing = [name for name in names if not any(match["name"] == name for match in found)]
+            found += [{"name": name, "manifest": str(path), **match} for match in ask(manifest)]
+    missing = [name for name in wanted if not any(match["name"] == name for match in found)]
     if as_json:
         render.data({"found": found, "missing": missing})
         return int(bool(missing))
@@ -157,18 +168,43 @@ def measured(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def _question(name: str, manifests: Sequence[Manifest]) -> Callable[[Manifest], list[dict[str, Any]]]:
+    """What to ask each manifest for what a user typed."""
+    if not names.is_name(name, names.BLOB):
+        return lambda manifest: of_path(manifest, name) if os.sep in name else of_module(manifest, name)
+    digits = names.digits_of(name, names.BLOB)
+    held = {
+        file.digest
+        for manifest in manifests
+        for file in manifest.files
+        if file.digest != NO_DIGEST and file.digest.hex().startswith(digits)
+    }
+    digest = names.resolve(name, names.BLOB, lambda _: held) if held else b""
+    return lambda manifest: of_content(manifest, digest)
+
+
+def of_content(manifest: Manifest, digest: bytes) -> list[dict[str, Any]]:
+    """The path table's entries with that content."""
+    return [_file(file) for file in manifest.files if file.digest == digest]
+
+
+def _file(file: FileRecord) -> dict[str, Any]:
+    return {
+        "path": file.path,
+        "size": file.size,
+        "mode": oct(file.mode),
+        "mtime_ns": file.mtime_ns,
+        "digest": "" if file.digest == NO_DIGEST else f"blob:{file.digest.hex()}",
+        "link": file.link,
+    }
+
+
 def of_path(manifest: Manifest, name: str) -> list[dict[str, Any]]:
     """The path table's entry for a file or folder, and the module that comes from it."""
     wanted = os.path.abspath(name)
     for index, file in enumerate(manifest.files):
         if file.path == wanted:
-            entry: dict[str, Any] = {
-                "path": file.path,
-                "size": file.size,
-                "mode": oct(file.mode),
-                "mtime_ns": file.mtime_ns,
-            }
-            entry["digest"] = "" if file.digest == NO_DIGEST else f"blob:{file.digest.hex()}"
+            entry = _file(file)
             for folder in manifest.folders:
                 for module in folder.modules:
                     if module.file == index:

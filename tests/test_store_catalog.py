@@ -219,6 +219,16 @@ def test_pack_damaged_before_the_rebuild_is_not_believed(store: Store, sealed: S
         assert catalog.variants_of(SOURCES, BUILD, 0) == {}
 
 
+def test_removed_pack_is_not_recorded_again(store: Store, sealed: SealedPack) -> None:
+    """After a rebuild every pack is verified when it is first used, and that is noted with the next change."""
+    with Catalog.rebuild(store) as catalog:
+        assert catalog.variants_of([source(1)], BUILD, 0) != {}
+        with catalog.write() as changes:
+            changes.remove_pack(sealed.id)
+
+        assert catalog.packs() == {}
+
+
 def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 3 * 4096)
 

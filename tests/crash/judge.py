@@ -34,9 +34,12 @@ class Promises:
     catalogue: bool = False  # It need not be made again.
 
     def hear(self, said: dict[str, Any]) -> None:
+        for what in said.get("forget", ()):
+            getattr(self, what).clear()
         self.blobs.update(said.get("blobs", ()))
         self.manifests.update([said["manifest"]] if "manifest" in said else [])
-        self.catalogue = said.get("catalogue", True)
+        if "forget" not in said:
+            self.catalogue = said.get("catalogue", True)
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -37,6 +37,7 @@ from velo_import.ingest.bytecode import Source
 from velo_import.ingest.interpreter import Interpreter
 from velo_import.ingest.learning import learn
 from velo_import.ingest.scan import Area
+from velo_import.store import gc, leases
 from velo_import.store.blobs import Blobs
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
@@ -112,13 +113,30 @@ def learn_program(home: Path, *, tree: str, **_: Any) -> None:
         promise(manifest=str(Path(summary.manifest).relative_to(home)))
 
 
-def rebuild_catalogue(home: Path, **_: Any) -> None:
-    """The catalogue is lost and made again."""
+def rebuild_catalogue(home: Path, *, seed: int, **_: Any) -> None:
+    """The catalogue is lost and made again, or made again by `velo rebuild`."""
     store = Store.open(home, create=True)
     promise(catalogue=False)
-    (store.catalogue / "data.mdb").unlink(missing_ok=True)
-    Catalog.open(store).close()
+    if seed % 2:
+        (store.catalogue / "data.mdb").unlink(missing_ok=True)
+        Catalog.open(store).close()
+    else:
+        with leases.exclusive(store):
+            Catalog.rebuild(store).close()
     promise(catalogue=True)
+
+
+def collect_garbage(home: Path, *, seed: int, **_: Any) -> None:
+    """`velo gc`: what no manifest needs goes at once; now and then all environments are given up."""
+    store = Store.open(home, create=True)
+    if seed % 4:
+        promise(forget=["blobs"])
+        gc.collect(store, gc.Wish(grace=0.0))
+    else:
+        promise(forget=["blobs", "manifests"])
+        keys = tuple(sorted(path.name for path in store.manifests.iterdir()))
+        gc.collect(store, gc.Wish(grace=0.0, forget=keys))
+    promise(collected=True)
 
 
 def put_one_blob(home: Path, *, path: str, times: int, **_: Any) -> None:
@@ -150,7 +168,16 @@ def examine(home: Path, *, promised: dict[str, Any], stamps: bool = True) -> Non
 
 PROGRAMS: dict[str, Callable[..., None]] = {
     each.__name__: each
-    for each in (store_blobs, ingest_tree, learn_program, rebuild_catalogue, put_one_blob, stay, examine)
+    for each in (
+        store_blobs,
+        ingest_tree,
+        learn_program,
+        rebuild_catalogue,
+        collect_garbage,
+        put_one_blob,
+        stay,
+        examine,
+    )
 }
 
 
@@ -200,6 +227,7 @@ def _calm() -> None:
     apply.areas_of = lambda target, interpreter: (Area(target, apply.TREE),)  # type: ignore[assignment]
     apply.Probe = _Probe  # type: ignore[assignment,misc]
     codes.compile_all = _compile_here
+    gc._WORTH_BYTES = 0  # Packs are written again also when little is gained.
 
 
 # -- the server ------------------------------------------------------------------------------------

@@ -12,7 +12,17 @@ from tests.crash.judge import Findings
 from tests.crash.replay import Replay, crashes, read_record
 from tests.crash.rig import Rig
 
-PROGRAMS = ("store_blobs", "ingest_tree", "learn_program", "ingest_tree", "rebuild_catalogue", "store_blobs")
+PROGRAMS = (
+    "store_blobs",
+    "ingest_tree",
+    "learn_program",
+    "collect_garbage",
+    "ingest_tree",
+    "rebuild_catalogue",
+    "store_blobs",
+    "collect_garbage",
+    "ingest_tree",
+)
 
 
 def record(rig: Rig, programs: tuple[str, ...], **request: str) -> Path:

@@ -224,7 +224,8 @@ class Catalog:
         writing = Writing()
         yield writing
         for record in filter(None, self._judged.values()):
-            if bytes.fromhex(record.id) not in writing._rows["packs"]:
+            raw_id = bytes.fromhex(record.id)
+            if raw_id not in writing._rows["packs"] and raw_id not in writing._gone["packs"]:
                 writing.put_record(record)
         self._commit(writing)
         self._judged.clear()

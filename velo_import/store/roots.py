@@ -21,7 +21,7 @@ from ..errors import StoreCorrupt, StoreLocked
 from ..format.references import References, references
 from ..format.root import RegisteredRoot, decode_root, encode_root
 from ..host import locks
-from ..host.files import Stamp, open_quietly, publish, read_file, remove_quietly, stamp_of
+from ..host.files import Stamp, flush_all, open_quietly, publish, read_file, remove_quietly, stamp_of
 from .layout import Store
 
 ENVIRONMENT, REGISTERED = "environment", "registered"
@@ -124,6 +124,7 @@ def remove_environment(store: Store, key: str) -> None:
         remove_quietly(path)
     with suppress(OSError):
         folder.rmdir()
+    flush_all([store.manifests])  # what it needed goes next, and must not go before it
     for ending in ("vain", "used"):
         remove_quietly(store.run / f"{key}.{ending}")
     # Nobody may find the lock free on one inode while we hold it on another: so it goes while we have it.

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from tests.support.running import VELO, Velo, start
+from tests.support.running import Velo
 from tests.support.tree import Tree
 
 SHOW = """
@@ -206,22 +206,3 @@ def test_sitecustomize_in_children(tree: Tree, velo: Velo, site_packages: Tree) 
     tree.write({"app.py": app, "part.py": ""})
 
     assert velo.both("app.py", served=3).second.stdout == "hello\nhello\n"
-
-
-@pytest.mark.xfail(
-    reason="the installed `velo` is a Python script and reads PYTHONPATH itself; a native one will not"
-)
-def test_velo_itself_is_not_customized(tree: Tree, velo: Velo) -> None:
-    """A sitecustomize on PYTHONPATH speaks in the program, and not once more in Velo's own process."""
-    tree.write({"lib/sitecustomize.py": "print('hello', flush=True)\n", "app.py": "print('ran')\n"})
-    console_script = [
-        each for each in VELO if each != "-I"
-    ]  # As `pip install` makes it: no -I in its first line.
-
-    done = start(
-        [*console_script, "run", "--", velo.python, "app.py"],
-        cwd=velo.cwd,
-        environment=velo.velo_environment(PYTHONPATH=str(tree / "lib")),
-    )
-
-    assert done.answer == ("hello\nran\n", "", 0)

@@ -44,17 +44,53 @@ def prepare(home: str) -> bool:
     _drop_stale_code(home)
     wanted = os.fsencode("\0".join(learner_command()))
     path = os.path.join(home, "run", "learner")
-    try:
-        # Whatever stands in the file's place: a pipe does not make us wait, a device has no end.
-        with open(path, "rb", buffering=0, opener=_without_waiting) as file:
-            if file.read(len(wanted) + 1) == wanted:
-                return True
-    except OSError:
-        pass
     if not sys.executable:
         return False
     try:
-        return _is_ours(home) and _write(path, wanted)
+        if not _holds(path, wanted):
+            if not _is_ours(home):
+                return False
+            _write(path, wanted)
+    except OSError:
+        return False
+    try:
+        _tell_launcher(home, path)
+    except OSError:  # It will go on asking us.
+        pass
+    return True
+
+
+def _tell_launcher(home: str, learner: str) -> None:
+    """Write `run/launch`, which tells the native `velo` that this store is prepared (_native/velo.c).
+
+    Not in a checkout: there somebody has to look for edited sources at each start, which only we do.
+    """
+    folder = injection_folder()
+    if not sys.argv[0].endswith("/velo-py") or not folder.endswith("/_inject"):
+        return
+    own = sys.argv[0].removesuffix("-py")
+    fields = ("velo-launch 1", own, _stamp(own), _stamp(learner), folder)
+    note = b"".join(os.fsencode(field) + b"\0" for field in fields)
+    path = os.path.join(home, "run", "launch")
+    if not _holds(path, note):
+        _write(path, note)
+
+
+def _stamp(path: str) -> str:
+    status = os.stat(path)
+    return f"{status.st_mtime_ns} {status.st_ino} {status.st_size}"
+
+
+def _holds(path: str, wanted: bytes) -> bool:
+    """Whether the file is exactly this, and nobody else's or open to others.
+
+    Whatever stands in its place: a pipe does not make us wait, a device has no end.
+    """
+    try:
+        with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            is_private = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+            return is_private and file.read(len(wanted) + 1) == wanted
     except OSError:
         return False
 
@@ -93,13 +129,13 @@ def _is_ours(home: str) -> bool:
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
-def _write(path: str, data: bytes) -> bool:
+def _write(path: str, data: bytes) -> None:
     folder = os.path.dirname(path)
     try:
         os.mkdir(folder, 0o700)
     except FileExistsError:
         pass
-    temporary = os.path.join(folder, f".tmp-{os.getpid()}-learner")
+    temporary = os.path.join(folder, f".tmp-{os.getpid()}-{os.path.basename(path)}")
     try:
         with open(temporary, "wb", opener=_private) as file:
             file.write(data)
@@ -110,7 +146,6 @@ def _write(path: str, data: bytes) -> bool:
         except OSError:
             pass
         raise
-    return True
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native `velo`: what it decides it decides as launch/execute.py does; the rest it hands over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.running import CHECKOUT, clean_environment
+
+SOURCE = CHECKOUT / "velo_import" / "_native" / "velo.c"
+COMPILER = shutil.which(os.environ.get("CC", "cc"))
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
+
+
+class Installed:
+    """Velo as `pip install` leaves it: package, `_inject`, `bin/velo`, `bin/velo-py`; and its own store."""
+
+    def __init__(self, folder: Path, velo: Path) -> None:
+        site = folder / "lib"
+        ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.c")
+        shutil.copytree(CHECKOUT / "velo_import", site / "velo_import", ignore=ignored)
+        (site / "velo_import" / "_inject").mkdir()
+        shutil.copy(CHECKOUT / "sitecustomize" / "sitecustomize.py", site / "velo_import" / "_inject")
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        self.velo = self.bin / "velo"
+        shutil.copy(velo, self.velo)
+        self.python_velo = self.bin / "velo-py"
+        self.python_velo.write_text(
+            f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(site)!r})\n"
+            "from velo_import.__main__ import main\nsys.exit(main())\n"
+        )
+        self.python_velo.chmod(0o755)
+        self.user = folder / "user"
+        self.project = folder / "project"
+        self.user.mkdir()
+        self.project.mkdir()
+        self.inject = site / "velo_import" / "_inject"
+
+    def run(
+        self, program: Path, *arguments: str | Path, cwd: Path | None = None, **variables: str | None
+    ) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [program, *arguments],
+            cwd=cwd or self.project,
+            env=clean_environment(self.user, **variables),
+            capture_output=True,
+            timeout=60,
+        )
+
+    def prepare(self, **variables: str | None) -> None:
+        """The first `velo run` in a store, which is the Python one's."""
+        done = self.run(self.velo, "run", "--", "true", **variables)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+    def is_native(self, *arguments: str | Path, cwd: Path | None = None, **variables: str | None) -> bool:
+        """Whether `velo` needs no Python for this."""
+        kept = self.python_velo.read_text()
+        self.python_velo.write_text("#!/bin/sh\necho handed over\n")
+        try:
+            done = self.run(self.velo, *arguments, cwd=cwd, **variables)
+        finally:
+            self.python_velo.write_text(kept)
+        return done.stdout != b"handed over\n"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    def build(*flags: str) -> Path:
+        target = tmp_path_factory.mktemp("velo") / "velo"
+        warnings = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
+        subprocess.run([str(COMPILER), *warnings, *flags, str(SOURCE), "-o", str(target)], check=True)
+        return target
+
+    return build
+
+
+@pytest.fixture(params=["-O2", "sanitized"], scope="module")
+def velo(request: pytest.FixtureRequest, compiled: Callable[..., Path]) -> Path:
+    """The program as it is shipped, and with AddressSanitizer and UBSan."""
+    if request.param == "-O2":
+        return compiled("-O2")
+    return compiled("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+@pytest.fixture
+def installed(tmp_path: Path, velo: Path) -> Installed:
+    return Installed(tmp_path, velo)
+
+
+ENVIRONMENTS: dict[str, dict[str, str | None]] = {
+    "plain": {},
+    "path": {"PYTHONPATH": "/some/where"},
+    "paths": {"PYTHONPATH": "/some/where:/else:"},
+    "empty entry first": {"PYTHONPATH": ":/x"},
+    "ours twice": {"PYTHONPATH": "/a:{inject}:/b:{inject}"},
+    "ours alone": {"PYTHONPATH": "{inject}"},
+    "empty": {"PYTHONPATH": "", "VELO_MANIFEST": "", "VELO_SHARED": "", "VELO_HOME": ""},
+    "home": {"VELO_HOME": "{user}/store"},
+    "cache": {"XDG_CACHE_HOME": "{user}/cache"},
+    "relative cache": {"XDG_CACHE_HOME": "cache"},
+    "manifest": {"VELO_MANIFEST": "/some/app.velo", "VELO_CHECK": "root"},
+    "shared": {"VELO_SHARED": "/some/store"},
+    "reading only": {"VELO_READONLY": "1"},
+    "not disabled": {"VELO_DISABLE": "0"},
+    "disabled": {"VELO_DISABLE": "1", "PYTHONPATH": "/x"},
+    "C locale": {"LC_ALL": "C", "LC_CTYPE": None},
+}
+
+
+def filled(variables: dict[str, str | None], installed: Installed) -> dict[str, str | None]:
+    return {
+        name: value and value.format(inject=installed.inject, user=installed.user)
+        for name, value in variables.items()
+    }
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_program_gets_what_python_would_give_it(installed: Installed, name: str) -> None:
+    """The same variables, decided natively."""
+    variables = filled(ENVIRONMENTS[name], installed)
+    installed.prepare(**{**variables, "VELO_READONLY": None, "VELO_DISABLE": None})
+
+    assert installed.is_native("run", "--", "env", "-0", **variables)
+    ours = installed.run(installed.velo, "run", "--", "env", "-0", **variables)
+    reference = installed.run(installed.python_velo, "run", "--", "env", "-0", **variables)
+
+    assert sorted(ours.stdout.split(b"\0")) == sorted(reference.stdout.split(b"\0"))
+    assert (ours.stderr, ours.returncode) == (b"", 0)
+
+
+HANDED_OVER: dict[str, dict[str, str | None]] = {
+    "relative home": {"VELO_HOME": "store"},
+    "home with a tilde": {"VELO_HOME": "~/store"},
+    "home that is not normal": {"VELO_HOME": "{user}/../user/store"},
+    "home with a slash at its end": {"VELO_HOME": "{user}/store/"},
+    "no home folder": {"HOME": None, "XDG_CACHE_HOME": None},
+    "relative manifest": {"VELO_MANIFEST": "app.velo"},
+    "relative shared store": {"VELO_SHARED": "../store"},
+}
+
+
+@pytest.mark.parametrize("name", HANDED_OVER)
+def test_what_is_not_plain_is_handed_over(installed: Installed, name: str) -> None:
+    variables = filled(HANDED_OVER[name], installed)
+    installed.prepare(**variables)
+
+    assert not installed.is_native("run", "--", "true", **variables)
+    ours = installed.run(installed.velo, "run", "--", "env", "-0", **variables)
+    reference = installed.run(installed.python_velo, "run", "--", "env", "-0", **variables)
+    assert sorted(ours.stdout.split(b"\0")) == sorted(reference.stdout.split(b"\0"))
+
+
+def test_options_and_other_commands_are_handed_over(installed: Installed) -> None:
+    installed.prepare()
+    for words in (
+        [],
+        ["run"],
+        ["run", "--"],
+        ["run", "--help"],
+        ["run", "--check", "root", "--", "true"],
+        ["run", "--nope", "true"],
+        ["run", ""],
+        ["status"],
+        ["--version"],
+    ):
+        assert not installed.is_native(*words), words
+    for words in (["run", "--", "true"], ["run", "true"], ["run", "--", "true", "--version"]):
+        assert installed.is_native(*words), words
+    version = installed.run(installed.velo, "--version")
+    assert version.stdout.startswith(b"velo ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "native"),
+    [
+        ("velo.toml", "", False),
+        ("pyproject.toml", "[tool.velo]\ncheck = 'root'\n", False),
+        ("pyproject.toml", "[tool]\nvelo = {check = 'root'}\n", False),
+        ("pyproject.toml", "[tool.'v\\u0065lo']\n", False),
+        ("pyproject.toml", "[project]\nname = 'x'\n", True),
+        ("pyproject.toml", "", True),
+    ],
+)
+def test_configuration_is_looked_for_all_the_way_up(
+    installed: Installed, name: str, text: str, native: bool
+) -> None:
+    """In the current folder, and in every folder above it."""
+    installed.prepare()
+    below = installed.project / "a" / "b"
+    below.mkdir(parents=True)
+    (installed.project / name).write_text(text)
+    for cwd in (installed.project, below):
+        assert installed.is_native("run", "--", "true", cwd=cwd) is native
+        ours = installed.run(installed.velo, "run", "--", "env", "-0", cwd=cwd)
+        reference = installed.run(installed.python_velo, "run", "--", "env", "-0", cwd=cwd)
+        assert sorted(ours.stdout.split(b"\0")) == sorted(reference.stdout.split(b"\0"))
+    assert installed.is_native("run", "--", "true", cwd=Path("/"))
+
+
+def test_the_users_configuration_counts(installed: Installed) -> None:
+    installed.prepare()
+    for folder, variables in ((".config", {}), ("other", {"XDG_CONFIG_HOME": str(installed.user / "other")})):
+        path = installed.user / folder / "velo" / "config.toml"
+        assert installed.is_native("run", "--", "true", **variables)
+        path.parent.mkdir(parents=True)
+        path.touch()
+        assert not installed.is_native("run", "--", "true", **variables)
+
+
+def test_a_note_that_is_not_true_any_more_is_not_believed(installed: Installed) -> None:
+    """Another `velo` or learner, a moved folder, damage, links, foreign hands: Python decides and mends."""
+    note = installed.user / ".cache" / "velo" / "run" / "launch"
+    learner = note.with_name("learner")
+
+    def spoil_note(data: bytes) -> None:
+        note.unlink()
+        note.write_bytes(data)
+
+    def open_to_others() -> None:
+        note.chmod(0o666)
+
+    def link() -> None:
+        note.rename(note.with_name("elsewhere"))
+        note.symlink_to("elsewhere")
+
+    def touch_learner() -> None:
+        learner.write_bytes(learner.read_bytes())
+
+    def touch_velo() -> None:
+        os.utime(installed.velo, ns=(1, 1))
+
+    def take_away_the_folder() -> None:
+        (installed.inject / "sitecustomize.py").rename(installed.inject / "gone")
+
+    installed.prepare()
+    sound = note.read_bytes()
+    cuts = [sound[:size] for size in range(0, len(sound) - 1, 7)]
+    spoilt = [lambda data=data: spoil_note(data) for data in (*cuts, b"", b"\0" * 400, b"x" * 20000)]
+    for spoil in (
+        *spoilt,
+        note.unlink,
+        open_to_others,
+        link,
+        touch_learner,
+        touch_velo,
+        take_away_the_folder,
+    ):
+        installed.prepare()
+        assert installed.is_native("run", "--", "true")
+        spoil()
+        assert not installed.is_native("run", "--", "true"), spoil
+        if note.is_symlink():
+            note.unlink()
+
+
+def test_exit_codes_signals_and_faults_are_the_references(installed: Installed) -> None:
+    """The program replaces `velo`; what cannot start is told in the same words."""
+    installed.prepare()
+    script = installed.project / "script"
+    script.write_text("exit 7\n")  # no first line: sh runs it
+    script.chmod(0o755)
+    for command in (
+        ["sh", "-c", "exit 3"],
+        ["sh", "-c", "kill -TERM $$"],
+        ["no-such-program"],
+        ["/etc/passwd"],
+        ["/etc"],
+        [str(script)],
+        ["--odd-name"],
+    ):
+        ours = installed.run(installed.velo, "run", "--", *command)
+        reference = installed.run(installed.python_velo, "run", "--", *command)
+        assert (ours.returncode, ours.stdout, ours.stderr) == (
+            reference.returncode,
+            reference.stdout,
+            reference.stderr,
+        )
+    assert (
+        installed.run(installed.velo, "run", "--", "sh", "-c", "kill -TERM $$").returncode == -signal.SIGTERM
+    )
+
+
+def test_velo_itself_is_not_customized(installed: Installed) -> None:
+    """A sitecustomize on PYTHONPATH speaks in the program, and not once more in Velo's own process."""
+    (installed.project / "sitecustomize.py").write_text("print('hello', flush=True)\n")
+    for _ in range(2):  # handed over, then native
+        done = installed.run(
+            installed.velo,
+            "run",
+            "--",
+            sys.executable,
+            "-c",
+            "print('ran')",
+            PYTHONPATH=str(installed.project),
+        )
+        assert (done.stdout, done.stderr) == (b"hello\nran\n", b"")
+
+
+def test_without_its_script_it_says_what_to_do(installed: Installed) -> None:
+    installed.python_velo.unlink()
+    done = installed.run(installed.velo, "status")
+    assert done.returncode == 1
+    assert b"hint: install Velo again" in done.stderr

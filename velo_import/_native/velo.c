@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The `velo` command: `velo run -- PROGRAM` in about a millisecond, everything else by the Python command line.
+ *
+ * A Python start costs ten milliseconds before the program's own begins, so the common case is decided here:
+ * no options, no configuration file that could say something, a store that this installation has prepared.
+ * Wherever there is the least doubt, launch/execute.py decides, which is the reference: `hand_over` runs the
+ * script `velo-py` that stands beside this program. tests/test_launcher.py puts both through the same cases.
+ *
+ * What a store knows of us is `run/launch`, written by launch/injection.py after it has prepared the store:
+ * fields separated by NUL, see `read_note`. It is believed only if nobody else could have written it and if it
+ * names this very file and the learner that is there now.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+extern char **environ;
+
+enum { MOST_NOTE = 16384, MOST_PROJECT_FILE = 1 << 20 };
+
+/* The path of this program, links resolved; NULL where /proc does not tell. */
+static const char *own_path(char *path, size_t size)
+{
+    ssize_t length = readlink("/proc/self/exe", path, size - 1);
+    if (length <= 0 || (size_t)length >= size - 1)
+        return NULL;
+    path[length] = '\0';
+    return path;
+}
+
+/* Whether this script's first line names a Python, which is copied out: it is then run with -E, so that a
+ * user's PYTHONPATH and what stands on it speak in the user's program only. */
+static int python_of(const char *script, char *python, size_t size)
+{
+    int file = open(script, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return 0;
+    ssize_t length = read(file, python, size - 1);
+    close(file);
+    if (length < 4 || memcmp(python, "#!/", 3) != 0)
+        return 0;
+    python[length] = '\0';
+    char *end = strpbrk(python, " \t\r\n");
+    if (end == NULL || *end != '\n')
+        return 0;
+    *end = '\0';
+    memmove(python, python + 2, (size_t)(end - python) - 1);
+    const char *name = strrchr(python, '/');
+    return name != NULL && strncmp(name + 1, "python", 6) == 0;
+}
+
+static int hand_over(int count, char **arguments)
+{
+    char own[PATH_MAX], script[PATH_MAX + 8], python[PATH_MAX];
+    if (own_path(own, sizeof(own)) == NULL) {
+        fputs("error: cannot find the folder of velo: is /proc mounted?\n", stderr);
+        return 1;
+    }
+    snprintf(script, sizeof(script), "%s-py", own);
+    char **given = calloc((size_t)count + 3, sizeof(char *));
+    if (given == NULL)
+        return 1;
+    int at = 0;
+    const char *program = script;
+    if (python_of(script, python, sizeof(python))) {
+        program = given[at++] = python;
+        given[at++] = (char *)"-E";
+    }
+    given[at++] = script;
+    for (int i = 1; i < count; i++)
+        given[at++] = arguments[i];
+    execv(program, given);
+    fprintf(stderr, "error: cannot run %s: %s\nhint: install Velo again\n", script, strerror(errno));
+    return 1;
+}
+
+static const char *value_of(const char *name)
+{
+    const char *value = getenv(name);
+    return value != NULL && *value != '\0' ? value : NULL;
+}
+
+static int is_switched_on(const char *name)
+{
+    const char *value = value_of(name);
+    return value != NULL && strcmp(value, "0") != 0;
+}
+
+/* Whether a path is absolute and in the form that os.path.abspath would give it. */
+static int is_plain(const char *path)
+{
+    if (path[0] != '/' || path[1] == '\0')
+        return 0;
+    for (const char *at = path; *at != '\0'; at++) {
+        if (*at != '/')
+            continue;
+        if (at[1] == '/' || at[1] == '\0')
+            return 0;
+        if (at[1] == '.' && (at[2] == '/' || at[2] == '\0' || (at[2] == '.' && (at[3] == '/' || at[3] == '\0'))))
+            return 0;
+    }
+    return 1;
+}
+
+/* The folder of a kind of the user's files: the variable's if it is absolute, else `below` in the home folder. */
+static int user_folder(char *path, size_t size, const char *variable, const char *below)
+{
+    const char *named = value_of(variable);
+    const char *home = value_of("HOME");
+    int length = -1;
+    if (named != NULL && named[0] == '/')
+        length = snprintf(path, size, "%s", named);
+    else if (home != NULL)
+        length = snprintf(path, size, "%s/%s", home, below);
+    return length > 0 && (size_t)length < size && is_plain(path);
+}
+
+static int is_file(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISREG(status.st_mode);
+}
+
+/* Whether a pyproject.toml may have something to say about us: it has our name in it, or an escape that could
+ * spell it, or it cannot be read here. */
+static int may_name_us(const char *path)
+{
+    struct stat status;
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (file < 0)
+        return 1;
+    int answer = 1;
+    char *text = NULL;
+    if (fstat(file, &status) == 0 && status.st_size < MOST_PROJECT_FILE && (text = malloc((size_t)status.st_size + 1))) {
+        ssize_t length = read(file, text, (size_t)status.st_size + 1);
+        if (length == status.st_size)
+            answer = memmem(text, (size_t)length, "velo", 4) != NULL || memmem(text, (size_t)length, "\\u", 2) != NULL ||
+                     memmem(text, (size_t)length, "\\U", 2) != NULL;
+    }
+    free(text);
+    close(file);
+    return answer;
+}
+
+/* Whether no configuration file can have a say in the current folder. */
+static int is_unconfigured(void)
+{
+    char path[PATH_MAX + 32];
+    if (!user_folder(path, PATH_MAX, "XDG_CONFIG_HOME", ".config"))
+        return 0;
+    strcat(path, "/velo/config.toml");
+    if (is_file(path))
+        return 0;
+    if (getcwd(path, PATH_MAX) == NULL || path[0] != '/')
+        return 0;
+    size_t length = strcmp(path, "/") == 0 ? 0 : strlen(path);
+    for (;;) {
+        strcpy(path + length, "/velo.toml");
+        if (is_file(path))
+            return 0;
+        strcpy(path + length, "/pyproject.toml");
+        if (is_file(path) && may_name_us(path))
+            return 0;
+        if (length == 0)
+            return 1;
+        while (path[--length] != '/') /* on to the parent */
+            ;
+    }
+}
+
+/* Whether `field` is the stamp of this file: mtime in ns, inode and size as decimal numbers. */
+static int has_stamp(const char *path, const char *field)
+{
+    struct stat status;
+    char stamp[96];
+    if (stat(path, &status) != 0)
+        return 0;
+    snprintf(stamp, sizeof(stamp), "%lld %llu %lld",
+             (long long)status.st_mtim.tv_sec * 1000000000LL + status.st_mtim.tv_nsec,
+             (unsigned long long)status.st_ino, (long long)status.st_size);
+    return strcmp(stamp, field) == 0;
+}
+
+/* The folder to inject, out of `run/launch`, in `note`; NULL unless the note is ours and still true. Fields:
+ * "velo-launch 1", path and stamp of this program, stamp of `run/learner`, the folder. */
+static const char *read_note(const char *home, char *note)
+{
+    char path[PATH_MAX + 16], own[PATH_MAX];
+    struct stat status;
+    snprintf(path, sizeof(path), "%s/run/launch", home);
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (file < 0)
+        return NULL;
+    ssize_t length = -1;
+    if (fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == geteuid() && !(status.st_mode & 022))
+        length = read(file, note, MOST_NOTE - 1);
+    close(file);
+    if (length <= 0)
+        return NULL;
+    note[length] = '\0';
+    const char *fields[5];
+    const char *at = note;
+    for (int i = 0; i < 5; i++) {
+        if (at >= note + length)
+            return NULL;
+        fields[i] = at;
+        at += strlen(at) + 1;
+    }
+    snprintf(path, sizeof(path), "%s/run/learner", home);
+    if (strcmp(fields[0], "velo-launch 1") != 0 || own_path(own, sizeof(own)) == NULL || strcmp(fields[1], own) != 0 ||
+        !has_stamp(own, fields[2]) || !has_stamp(path, fields[3]))
+        return NULL;
+    snprintf(path, sizeof(path), "%s/sitecustomize.py", fields[4]);
+    return is_plain(fields[4]) && strchr(fields[4], ':') == NULL && is_file(path) ? fields[4] : NULL;
+}
+
+/* PYTHONPATH with the folder first, once; everything else as the user wrote it (launch/environment.py). */
+static char *python_path(const char *existing, const char *folder)
+{
+    size_t length = strlen(folder);
+    char *path = malloc(length + (existing ? strlen(existing) : 0) + 2);
+    if (path == NULL)
+        return NULL;
+    char *end = stpcpy(path, folder);
+    while (existing != NULL) {
+        const char *colon = strchrnul(existing, ':');
+        size_t entry = (size_t)(colon - existing);
+        if (entry != length || memcmp(existing, folder, length) != 0) {
+            *end++ = ':';
+            end = mempcpy(end, existing, entry);
+        }
+        existing = *colon ? colon + 1 : NULL;
+    }
+    *end = '\0';
+    return path;
+}
+
+/* Become the program if everything about it is plain; return if not, or if that failed. */
+static void run(char **command)
+{
+    static char home[PATH_MAX], note[MOST_NOTE];
+    if (is_switched_on("VELO_DISABLE")) {
+        execvp(command[0], command);
+        return;
+    }
+    const char *named = value_of("VELO_HOME");
+    if (named != NULL) {
+        if (strlen(named) >= sizeof(home) || !is_plain(named))
+            return;
+        strcpy(home, named);
+    } else {
+        if (!user_folder(home, sizeof(home) - 8, "XDG_CACHE_HOME", ".cache"))
+            return;
+        strcat(home, "/velo");
+    }
+    static const char *const paths[] = {"VELO_MANIFEST", "VELO_SHARED"};
+    for (size_t i = 0; i < sizeof(paths) / sizeof(*paths); i++)
+        if (value_of(paths[i]) != NULL && !is_plain(value_of(paths[i])))
+            return;
+    const char *folder;
+    if (!is_unconfigured() || (folder = read_note(home, note)) == NULL)
+        return;
+
+    size_t count = 0;
+    while (environ[count] != NULL)
+        count++;
+    char **given = calloc(count + 3, sizeof(char *));
+    char *path = python_path(value_of("PYTHONPATH"), folder);
+    char *entries[2] = {NULL, NULL};
+    if (given == NULL || path == NULL || asprintf(&entries[0], "PYTHONPATH=%s", path) < 0 ||
+        asprintf(&entries[1], "VELO_HOME=%s", home) < 0)
+        return;
+    size_t at = 0;
+    for (size_t i = 0; i < count; i++)
+        if (strncmp(environ[i], "PYTHONPATH=", 11) != 0 && strncmp(environ[i], "VELO_HOME=", 10) != 0)
+            given[at++] = environ[i];
+    given[at++] = entries[0];
+    given[at] = entries[1];
+    execvpe(command[0], command, given); /* returns only if it failed: why is for the reference to say */
+}
+
+int main(int count, char **arguments)
+{
+    if (count > 3 && strcmp(arguments[1], "run") == 0 && strcmp(arguments[2], "--") == 0)
+        run(arguments + 3);
+    else if (count > 2 && strcmp(arguments[1], "run") == 0 && arguments[2][0] != '-' && arguments[2][0] != '\0')
+        run(arguments + 2);
+    return hand_over(count, arguments);
+}

@@ -84,12 +84,17 @@ def _ingest(record: Mapping[str, Any]) -> Iterator[Verdict]:
         first = round(kinds["pyc"]["files"] / (kinds["pyc"]["seconds"]["first"] - _compiling(kinds["pyc"])))
         yield Verdict("hashing, storing, indexing >= 6,000 files/s", f"{first:,} files/s", first >= 6000)
         again = kinds["pyc"]["files_per_second"]["unchanged"]
-        yield Verdict("unchanged tree >= 60,000 files/s", f"{again:,} files/s", again >= 60000)
+        yield Verdict("unchanged tree >= 200,000 files/s", f"{again:,} files/s", again >= 200_000)
         if reference := record.get("compileall"):
             difference = kinds["bare"]["seconds"]["first"] - kinds["pyc"]["seconds"]["first"]
             extra = _compiling(kinds["bare"]) or difference
             text = f"{extra:.2f} s against {reference['seconds']:.2f} s"
             yield Verdict("compiling no slower than compileall -j 0", text, extra <= reference["seconds"])
+    if small := record.get("small"):
+        rate, seconds = small["files_per_second"]["first"], small["seconds"]
+        yield Verdict("20,000 small files >= 10,000 files/s", f"{rate:,} files/s", rate >= 10_000)
+        ratio = round(seconds["first"] / seconds["copy"], 3)
+        yield _at_most("20,000 small files <= 2x a copy that is not flushed", ratio, 2.0, "x")
     for kind, learned in record.get("learn", {}).items():
         modules = learned["modules_served_next_time"]
         name = f"learning {learned['program']} ({kind}, {modules} modules) <= 3 s of CPU"

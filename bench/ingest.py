@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What it costs to fill the store: `python -m bench.ingest --help`.
 
-Ingest of the locked environment (first, unchanged; with and without `.pyc`), compiling against `compileall
--j 0`, CPU of learning one program, bytes on disk for ten environments that share most packages. Trees are
-in the page cache, as they are after an install.
+Ingest of the locked environment (first, unchanged; with and without `.pyc`), of 20,000 small files against
+`cp -r` (which does not wait for the disk, as an ingest does), compiling against `compileall -j 0`, CPU of
+learning one program, bytes on disk for ten environments that share most packages. Trees are in the page
+cache, as they are after an install.
 
 The surprise: ten trees are counted twice, as copies and as uv's hard links leave them. Velo's store comes
 *beside* these trees until environments are made from it, and it holds bytecode, which the trees here do
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +34,8 @@ from bench.pagecache import files_below
 from bench.programs import PROGRAMS, write_program
 
 REQUIREMENTS = Path(__file__).with_name("requirements.in")
-PARTS = ("ingest", "compile", "learn", "disk")
+PARTS = ("ingest", "small", "compile", "learn", "disk")
+SMALL_FILES = 20_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "pyc": ingest_times(velo, compiled, options.runs),
             "bare": ingest_times(velo, bare, options.runs),
         }
+    if "small" in parts:
+        record["small"] = small_files(velo, work, interpreter, options.runs)
     if "compile" in parts:
         record["compileall"] = compileall_times(work, bare, options.runs)
         check_bare(bare)
@@ -116,6 +122,55 @@ def ingest_times(velo: Velo, environment: Environment, runs: int) -> dict[str, A
         "summary_unchanged": _numbers(summaries[-1]),
         "raw": {"first": [round(x, 4) for x in first], "unchanged": [round(x, 4) for x in again]},
     }
+
+
+def small_files(velo: Velo, work: Path, interpreter: Interpreter, runs: int) -> dict[str, Any]:
+    """Wall seconds for 20,000 small files: a copy, a first ingest (durable), an unchanged one.
+
+    The standard library is in the store already: it belongs to the interpreter, not to these files.
+    """
+    tree, copy, empty = work / "small", work / "small-copy", work / "nothing"
+    python = ("--python", str(interpreter.executable))
+    write_small_files(tree)
+    empty.mkdir(exist_ok=True)
+    times: dict[str, list[float]] = {"copy": [], "first": [], "unchanged": []}
+    try:
+        for _ in range(runs):
+            velo.forget()
+            velo.ask("ingest", str(empty), *python)
+            read_once(tree)
+            os.sync()  # What was written before is nobody's cost.
+            for name in times:
+                begin = time.perf_counter()
+                if name == "copy":
+                    subprocess.run(["cp", "-r", str(tree), str(copy)], check=True)
+                else:
+                    velo.ask("ingest", str(tree), *python)
+                times[name].append(time.perf_counter() - begin)
+                if name == "copy":
+                    shutil.rmtree(copy)
+                    os.sync()
+    finally:
+        for folder in (tree, copy, empty):
+            shutil.rmtree(folder, ignore_errors=True)
+    seconds = {name: percentile(values, 0.25) for name, values in times.items()}
+    return {
+        "files": SMALL_FILES,
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+        "files_per_second": {name: round(SMALL_FILES / value) for name, value in seconds.items()},
+        "raw": {name: [round(x, 4) for x in values] for name, values in times.items()},
+    }
+
+
+def write_small_files(tree: Path) -> None:
+    """Files as in a project of many modules: mostly 2 kB, twelve in a folder; always the same."""
+    shutil.rmtree(tree, ignore_errors=True)
+    chance = random.Random(1)
+    for number in range(SMALL_FILES):
+        folder = tree / f"{number // 400:03d}" / f"{number // 12 % 34:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        line = f"{number} is its own content\n"
+        (folder / f"{number}.txt").write_text(line * int(1 + chance.lognormvariate(7.6, 1.2) / len(line)))
 
 
 def compileall_times(work: Path, bare: Environment, runs: int) -> dict[str, Any]:
@@ -237,6 +292,11 @@ def render(record: Mapping[str, Any]) -> str:
     lines = []
     for kind, found in record.get("ingest", {}).items():
         lines.append(f"ingest ({kind}), {found['files']:,} files, the standard library included:")
+        for name, seconds in found["seconds"].items():
+            lines.append(f"  {name:<12}{seconds:8.2f} s {found['files_per_second'][name]:>9,} files/s")
+    if "small" in record:
+        found = record["small"]
+        lines.append(f"{found['files']:,} small files:")
         for name, seconds in found["seconds"].items():
             lines.append(f"  {name:<12}{seconds:8.2f} s {found['files_per_second'][name]:>9,} files/s")
     if "compileall" in record:

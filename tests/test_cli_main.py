@@ -35,6 +35,7 @@ def test_the_contract_is_there() -> None:
         "status",
         "explain",
         "doctor",
+        "verify",
         "rebuild",
         "manifest",
         "store",

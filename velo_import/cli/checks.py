@@ -27,11 +27,13 @@ from ..launch.enable import enabled_files, find_sites
 from ..launch.environment import can_inject, child_environment, is_disabled
 from ..launch.injection import injection_folder
 from ..store.layout import Store
+from ..store.quarantine import quarantined
 from .manifests import LAYERS, read_manifest
 
 LOW_SPACE = 500_000_000
 PATIENCE_SECONDS = 60
 LAST_LEARN = "last-learn.json"
+QUARANTINE_SHOWN = 3
 
 
 class Finding(NamedTuple):
@@ -118,6 +120,17 @@ def store(settings: Settings) -> Iterator[Finding]:
         yield fail("store", f"is on a network file system ({kind.name})", "set VELO_HOME to a local folder")
     else:
         yield ok("store", f"file system {kind.name}")
+    yield from _quarantine(opened)
+
+
+def _quarantine(store: Store) -> Iterator[Finding]:
+    found = quarantined(store)
+    if found:
+        names = ", ".join(path.name.partition("-")[2] for path in found[-QUARANTINE_SHOWN:])
+        text = f"{len(found)} damaged files, the last of them {names}"
+        yield warn(
+            "quarantine", text, f"check the disk; they are in {store.quarantine}, `velo gc` clears them"
+        )
 
 
 def _may_be_made(home: Path) -> Iterator[Finding]:

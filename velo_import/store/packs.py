@@ -226,19 +226,19 @@ class PackFile:
             status = os.fstat(self._descriptor)
             self.stamp = stamp_of(status)
             size = status.st_size
-            header = self._bytes(0, pack.HEADER.size)
-            self.kind = pack.KIND_NAMES[pack.decode_header(header)]
+            self.header = self._bytes(0, pack.HEADER.size)
+            self.kind = pack.KIND_NAMES[pack.decode_header(self.header)]
             tail_offset = size - pack.TAIL.size
             if tail_offset < pack.HEADER.size:
                 raise StoreCorrupt("pack is shorter than its header and tail")
             tail = pack.decode_tail(self._bytes(tail_offset, pack.TAIL.size), size)
             data = self._bytes(tail.index_offset, tail_offset - tail.index_offset)
-            self.entries, metadata = pack.decode_end(header, data, tail)
+            self.entries, self.metadata = pack.decode_end(self.header, data, tail)
             self.index_offset = tail.index_offset
             self.id = tail.checksum.hex()
             if path.stem != self.id:
                 raise StoreCorrupt("pack has the name of another one")
-            self.label, self.build, self.optimisation = pack.described(metadata)
+            self.label, self.build, self.optimisation = pack.described(self.metadata)
         except StoreCorrupt as error:
             self.close()
             raise StoreCorrupt(f"{path}: {error}", hint=_HINT) from error
@@ -255,7 +255,7 @@ class PackFile:
 
     def read(self, entry: Entry) -> bytes:
         """A payload, verified."""
-        stored = self._bytes(entry.offset, entry.length)
+        stored = self.stored(entry)
         try:
             payload = codec.expanded(stored, entry.codec, entry.size)
         except StoreCorrupt as error:
@@ -263,6 +263,10 @@ class PackFile:
         if blake3(payload).digest() != entry.digest:
             raise StoreCorrupt(f"{self.path}: payload {entry.digest.hex()} is damaged", hint=_HINT)
         return payload
+
+    def stored(self, entry: Entry) -> bytes:
+        """The bytes of a payload as they stand in the file, perhaps compressed, not verified."""
+        return self._bytes(entry.offset, entry.length)
 
     def damaged(self) -> list[Entry]:
         """The records whose bytes are not what the index says; every byte of the file is looked at."""

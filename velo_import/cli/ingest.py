@@ -13,6 +13,7 @@ from ..launch.injection import prepare
 from ..store.layout import Store
 from . import render
 from .common import json_flag, settings
+from .gc import keep_within_limit
 
 SHOWN = 5  # unreadable folders named one by one; --json has them all
 
@@ -74,12 +75,15 @@ def command(
             include=include,
             exclude=exclude,
         )
+    freed = keep_within_limit(store, chosen)
     if as_json:
         unreadable = [each._asdict() for each in summary.unreadable]
         document = {**summary._asdict(), "unreadable": unreadable, "shared_bytes": shared(summary)}
-        render.data({**document, "output": str(output) if output else None})
+        render.data({**document, "output": str(output) if output else None, "freed": freed})
         return
     render.pairs(described(summary, output))
+    if freed:
+        render.note(f"the store was over its limit: {render.size(freed)} of what is least used were removed")
     for each in summary.unreadable[:SHOWN]:
         render.note(f"warning: skipped {each.path}: {each.reason}")
     if len(summary.unreadable) > SHOWN:

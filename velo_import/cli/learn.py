@@ -24,6 +24,7 @@ from ..ingest.learning import learn
 from ..store.layout import Store
 from .checks import LAST_LEARN
 from .common import current_folder
+from .gc import keep_within_limit
 
 
 @click.command("learn", hidden=True)
@@ -44,6 +45,7 @@ def command(check: bool) -> int:
         store = Store.open(Path(settings.home), create=True)
         summary = learn(notes, store)
         record["summary"] = summary._asdict()
+        record["freed"] = keep_within_limit(store, settings)
     except StoreLocked as error:  # Another learner is at it: that is no news.
         return error.exit_code
     except VeloError as error:

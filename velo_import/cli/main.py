@@ -38,6 +38,7 @@ COMMANDS = {
     "status": Entry("status", "what the store knows and how big it is"),
     "explain": Entry("explain", "who would serve a module, and why or why not"),
     "doctor": Entry("doctor", "check everything that can keep Velo from helping"),
+    "gc": Entry("gc", "remove what no environment needs any more"),
     "verify": Entry("verify", "read the store again and repair what is damaged"),
     "rebuild": Entry("rebuild", "make the catalogue of the store again"),
     "manifest": Entry("manifest", "list, query and measure manifests"),

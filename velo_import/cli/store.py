@@ -1,17 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`velo store`: where it is and how big."""
+"""`velo store`: where it is, how big, who may read it, and away with it."""
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from pathlib import Path
+
 import click
 
+from ..errors import StoreCorrupt, VeloError
+from ..launch.enable import enabled_files, find_sites
+from ..store import clear as clearing
+from ..store.layout import Store
+from ..store.roots import REGISTERED, Root, prefix_of, roots
 from . import render, share
-from .common import json_flag, open_store, settings
+from .common import json_flag, open_store, settings, store_to_change
 
 
 @click.group("store")
 def command() -> None:
-    """Path and size of the store."""
+    """Path, size and end of the store."""
 
 
 @command.command("path")
@@ -37,6 +46,61 @@ def size(as_json: bool) -> None:
         return
     rows = [(part, render.size(count)) for part, count in parts.items()]
     render.table(("part", "size"), [*rows, ("total", render.size(total))], right=(1,))
+
+
+@command.command("clear")
+@click.option("--yes", is_flag=True, help="Remove it; without this, only say what would go.")
+@json_flag
+def clear(yes: bool, as_json: bool) -> None:
+    """Remove everything that Velo ever wrote into the store.
+
+    A dry run unless --yes is given. Programs that run go on with what they have loaded.
+    """
+    store = store_to_change()
+    total = sum(store.size_report().values())
+    known = _known_roots(store)
+    elsewhere = [root.name for root in known if root.kind == REGISTERED and os.path.isfile(root.name)]
+    enabled = _enabled(known)
+    left = clearing.clear(store) if yes else []
+    if as_json:
+        render.data(
+            {
+                "home": str(store.home),
+                "removed": yes,
+                "bytes": total,
+                "left": left,
+                "manifests_elsewhere": elsewhere,
+                "enabled": enabled,
+            }
+        )
+        return
+    render.line(f"{'removed' if yes else 'would remove'} {store.home}: {render.size(total)}")
+    for name in left:
+        render.note(f"left, because it is not Velo's: {store.home / name}")
+    for path in elsewhere:
+        render.note(f"left, because you had it written there: {path}")
+    for folder in enabled:
+        render.note(f"Velo is still in {folder}\nhint: `velo disable {folder}`")
+    if not yes:
+        render.note("this was a dry run\nhint: `velo store clear --yes` removes it")
+
+
+def _known_roots(store: Store) -> list[Root]:
+    try:
+        return roots(store)
+    except StoreCorrupt:  # all the more reason to clear it
+        return []
+
+
+def _enabled(known: list[Root]) -> list[str]:
+    """The environments among them that load Velo by themselves."""
+    found = set()
+    for root in known:
+        prefix = prefix_of(root)
+        with suppress(VeloError, OSError):
+            if prefix and any(enabled_files(site) for site in find_sites(Path(prefix))):
+                found.add(prefix)
+    return sorted(found)
 
 
 command.add_command(share.command)

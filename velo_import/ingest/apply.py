@@ -39,6 +39,7 @@ from velo_import.host.processes import available_cores
 from velo_import.store import leases
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
+from velo_import.store.roots import register
 
 from . import hookcode
 from .codes import Provided, merge_into, merge_packs, provide_codes, usable_packs, wanted_sources
@@ -54,6 +55,7 @@ from .plan import (
     carry_over,
     default_check,
     entry_of_record,
+    keep_content,
     plan_ingest,
     with_other,
 )
@@ -214,7 +216,9 @@ class _Ingest:
             summary = self._unchanged(scanned) or self._ingest_alone(scanned)
             if output is not None:
                 with self.clock.phase("publish"):
-                    _copy_manifest(self.path, Path(os.path.abspath(output)))
+                    place = Path(os.path.abspath(output))
+                    _copy_manifest(self.path, place)
+                    register(self.store, place)
         if not (summary.unchanged and is_hook_current(self.store, self.build)):
             with self.clock.phase("hook"):
                 hookcode.write(self.store, interpreter)
@@ -343,6 +347,7 @@ class _Ingest:
         draft = plan.draft
         settle_files(draft, plan, contents)
         note_links(draft, scanned, self.target, self.selection)
+        keep_content(draft, previous, scanned, self.target)
         with self.clock.phase("bytecode"):
             provided = self._provide(scanned, plan, contents)
             merge_into(draft, provided)

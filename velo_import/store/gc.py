@@ -32,11 +32,11 @@ from .survey import Amount, Demand, Loose, Pack, Progress, Survey, total
 
 GRACE = 3600.0
 # For an ingest to end: minutes are no reason to give up what was found.
-_PATIENCE = 600.0
+PATIENCE = 600.0
 # What was damaged is kept for whoever wants to know what happened.
 ASIDE_FOR = 30 * 86400.0
-# A pack is written again when less than this part of it is needed, and that frees at least so many bytes.
-_SPARSE_BELOW = 0.5
+# A pack is written again when more than this part of it is unused, and that frees at least so many bytes.
+_SPARSE_FROM = 0.5
 _WORTH_BYTES = 256 << 10
 _PACK_BYTES = 64 << 20
 # One removal holds the store alone; these take well under a second.
@@ -120,8 +120,15 @@ def preview(store: Store, wish: Wish, *, now: float | None = None, progress: Pro
         return plan.report()
 
 
-def collect(store: Store, wish: Wish, *, now: float | None = None, progress: Progress = ignore) -> Report:
-    """Remove what nobody needs, and say what that was.
+def collect(
+    store: Store,
+    wish: Wish,
+    *,
+    now: float | None = None,
+    progress: Progress = ignore,
+    patience: float = PATIENCE,
+) -> Report:
+    """Remove what nobody needs, and say what that was. `patience` is for ingests to end, in seconds.
 
     Raises:
         StoreLocked: another collection is at work, or an ingest did not end in time.
@@ -132,7 +139,7 @@ def collect(store: Store, wish: Wish, *, now: float | None = None, progress: Pro
         Catalog.open(store) as catalog,
         _Plan(store, catalog, wish, now, progress) as plan,
     ):
-        return _Collection(plan, progress).run()
+        return _Collection(plan, progress, patience).run()
 
 
 class _Plan:
@@ -201,7 +208,7 @@ class _Plan:
             report.packs.add(found.bytes)
         report.loose = _below(survey.loose_by_rank, threshold)
         for found in self.sparse_packs(threshold):
-            report.rewritten.add(found.bytes - found.live_bytes(threshold))
+            report.rewritten.add(found.unused(threshold))
         for root in self.leaving:
             report.manifests.add(root.bytes)
         report.leftovers = len(self.store.leftovers())
@@ -219,7 +226,7 @@ class _Plan:
             if found.rank < threshold and found.is_young:
                 report.young.add(found.bytes)
             elif found.id not in leaving and found.named < threshold:
-                report.unused_in_packs += max(0, found.bytes - found.live_bytes(threshold))
+                report.unused_in_packs += found.unused(threshold)
         report.damaged = self.survey.damaged
         report.unknown = self.survey.unknown
 
@@ -243,7 +250,7 @@ class _Plan:
 
     def _freed(self, threshold: int) -> int:
         packs = sum(found.bytes for found in self.dead_packs(threshold))
-        sparse = sum(found.bytes - found.live_bytes(threshold) for found in self.sparse_packs(threshold))
+        sparse = sum(found.unused(threshold) for found in self.sparse_packs(threshold))
         loose = _below(self.survey.loose_by_rank, threshold).bytes
         leaving = (*self.forgotten, *self.survey.order[:threshold])
         return packs + sparse + loose + sum(root.bytes for root in leaving)
@@ -288,8 +295,9 @@ class _Fresh:
 class _Collection:
     """One collection at work."""
 
-    def __init__(self, plan: _Plan, progress: Progress) -> None:
+    def __init__(self, plan: _Plan, progress: Progress, patience: float) -> None:
         self.plan = plan
+        self.patience = patience
         self.store = plan.store
         self.catalog = plan.catalog
         self.progress = progress
@@ -316,7 +324,7 @@ class _Collection:
         """Take away what protected, unless it was used or written again since we looked."""
         if not self.plan.leaving:
             return
-        with leases.exclusive(self.store, wait=_PATIENCE):
+        with leases.exclusive(self.store, wait=self.patience):
             now = {(root.kind, root.name): root for root in roots(self.store)}
             gone = []
             for root in self.plan.leaving:
@@ -348,7 +356,7 @@ class _Collection:
     def _remove_batch(self, batch: list[Pack]) -> list[Pack]:
         removed: list[Pack] = []
         rows = _Rows()
-        with leases.exclusive(self.store, wait=_PATIENCE):
+        with leases.exclusive(self.store, wait=self.patience):
             self.fresh.look()
             for each in batch:
                 with suppress(FileNotFoundError), open_pack(each.path) as file:
@@ -359,7 +367,7 @@ class _Collection:
         return removed
 
     def _remove_loose(self, batch: Sequence[Loose]) -> None:
-        with leases.exclusive(self.store, wait=_PATIENCE):
+        with leases.exclusive(self.store, wait=self.patience):
             self.fresh.look()
             found = {blob.digest: blob for blob in batch if blob.digest not in self.fresh.digests}
             recorded = self.catalog.locations(found)
@@ -419,7 +427,7 @@ class _Collection:
             for new in sealed:
                 writing.put_pack(new)
         for each in self._remove_packs(copied):
-            self.report.rewritten.add(each.bytes - each.live_bytes(self.plan.threshold))
+            self.report.rewritten.add(each.unused(self.plan.threshold))
 
     def _copy(self, found: Pack, writers: dict[tuple[str, bool], list[PackWriter]]) -> None:
         needed = self.plan.survey.kept_in(found.number, self.plan.threshold)
@@ -488,8 +496,8 @@ def _named(found: Sequence[Root], names: Iterable[str]) -> list[Root]:
 
 
 def _is_sparse(found: Pack, threshold: int) -> bool:
-    live = found.live_bytes(threshold)
-    return live < found.bytes * _SPARSE_BELOW and found.bytes - live >= _WORTH_BYTES
+    unused = found.unused(threshold)
+    return unused > found.payload * _SPARSE_FROM and unused >= _WORTH_BYTES
 
 
 def _report_of(root: Root, demand: Demand, reason: str) -> RootReport:

@@ -31,6 +31,9 @@ NOBODY = -1
 
 Progress = Callable[[str, int, int], None]
 
+# What a blob costs in a pack beside its bytes.
+_OVERHEAD = pack.ENTRY.size + pack.RECORD.size
+
 # Records in buckets; each begins with the byte that chooses its bucket.
 _MARK = Struct("<32sI")  # digest, rank
 _PLACE = Struct("<32sIQ")  # digest, number of the pack, bytes there
@@ -48,8 +51,8 @@ class Loose(NamedTuple):
 
 @dataclass
 class Pack:
-    """A pack on disk. `named` is the highest rank that names it; `held` has the bytes that are needed from
-    here and from nowhere else, by rank."""
+    """A pack on disk. `bytes` is what it takes there, `payload` what its blobs take. `named` is the highest
+    rank that names it; `held` has the payload that is needed from here and from nowhere else, by rank."""
 
     number: int
     path: Path
@@ -58,6 +61,7 @@ class Pack:
     label: str
     compressed: bool
     entries: int
+    payload: int
     bytes: int
     is_young: bool
     named: int = NOBODY
@@ -71,9 +75,9 @@ class Pack:
     def rank(self) -> int:
         return max(self.named, *self.held, NOBODY)
 
-    def live_bytes(self, threshold: int) -> int:
-        """What is needed from here once the roots below that rank have gone."""
-        return sum(count for rank, count in self.held.items() if rank >= threshold)
+    def unused(self, threshold: int) -> int:
+        """The payload that nobody needs from here once the roots below that rank have gone."""
+        return self.payload - sum(count for rank, count in self.held.items() if rank >= threshold)
 
 
 @dataclass
@@ -189,6 +193,7 @@ class Survey:
     def _note_pack(self, file: PackFile, status: os.stat_result, places: Buckets) -> None:
         ranks = self._named.get(file.id, [])
         number = len(self.packs)
+        sizes = {entry.digest: entry.length + _OVERHEAD for entry in file.entries}
         found = Pack(
             number,
             file.path,
@@ -197,6 +202,7 @@ class Survey:
             file.label,
             any(entry.codec != pack.PLAIN for entry in file.entries),
             len(file.entries),
+            sum(sizes.values()),
             status.st_blocks * 512,
             self._is_young(status),
             max(ranks, default=NOBODY),
@@ -204,8 +210,7 @@ class Survey:
         self.packs.append(found)
         for rank in ranks:
             self.demands[rank].add(found.bytes, len(ranks) == 1)
-        lengths = {entry.digest: entry.length for entry in file.entries}
-        places.add(_PLACE.pack(digest, number, length) for digest, length in lengths.items())
+        places.add(_PLACE.pack(digest, number, size) for digest, size in sizes.items())
 
     def _list_loose(self, number: int) -> dict[bytes, os.stat_result]:
         found = {}
@@ -230,9 +235,9 @@ class Survey:
             highest, _ = owners.get(digest, (NOBODY, True))
             owners[digest] = max(highest, rank), highest == NOBODY
         packed: dict[bytes, list[tuple[int, int]]] = {}
-        for digest, place, length in _PLACE.iter_unpack(places.take(number)):
+        for digest, place, size in _PLACE.iter_unpack(places.take(number)):
             if digest in owners:
-                packed.setdefault(digest, []).append((place, length))
+                packed.setdefault(digest, []).append((place, size))
         loose = self._list_loose(number)
         twice = [digest for digest, spots in packed.items() if digest in loose or len(spots) > 1]
         recorded = self._catalog.locations(twice)
@@ -247,16 +252,15 @@ class Survey:
             if status is not None and not spots:
                 loose_ranks[digest] = rank
                 sizes[digest] = status.st_blocks * 512
-            for place, length in spots:
+            for place, size in spots:
                 held = self.packs[place].held
-                held[rank] = held.get(rank, 0) + length + pack.ENTRY.size + pack.RECORD.size
+                held[rank] = held.get(rank, 0) + size
                 kept.append(_KEPT.pack(place, rank, digest))
-                sizes[digest] = length
+                sizes[digest] = size
         self._kept.add(kept)
         for digest, rank in pairs:
-            size = sizes.get(digest)
-            if size is not None:
-                self.demands[rank].add(size, owners[digest][1])
+            if digest in sizes:
+                self.demands[rank].add(sizes[digest], owners[digest][1])
         self._note_loose(loose, loose_ranks)
 
     def _chosen(

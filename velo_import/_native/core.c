@@ -31,7 +31,7 @@ typedef struct {
     PyObject_HEAD
     char *start; /* NULL when the file is empty: mmap refuses a length of zero */
     Py_ssize_t size;
-    Py_ssize_t read_from, read_to; /* what was read since the pages were last given back */
+    int is_used; /* it was read since pages were last given back */
 } Map;
 
 /* One search-path entry: what sys.path_importer_cache must hold for it, and the folder's stamp. */
@@ -52,7 +52,7 @@ typedef struct {
 
 /* Mapped pages count as the process's memory while they stay, and what was unmarshalled is not needed again. So
  * they are given back once this much was read; giving them back more often costs more than reading them. */
-#define MOST_READ (1 << 18)
+#define MOST_READ (1 << 17)
 #define MOST_USED 16
 
 typedef struct {
@@ -206,31 +206,26 @@ static PyObject *is_unchanged(PyObject *module, PyObject *arguments)
     return stamp_answer(compare_stamp(path, size, mtime, ctime, ino));
 }
 
-/* Note that a range of a map is about to be read; give earlier ranges back once there were enough of them. */
-static void note_read(State *state, Map *map, Py_ssize_t from, Py_ssize_t length)
+/* Note that so much of a map is about to be read; give pages back once there were enough of them. */
+static void note_read(State *state, Map *map, Py_ssize_t length)
 {
-    if (state->read + length > MOST_READ || (map->read_to == 0 && state->used_count == MOST_USED)) {
-        uintptr_t page_size = (uintptr_t)sysconf(_SC_PAGESIZE);
+    if (state->read + length > MOST_READ || (!map->is_used && state->used_count == MOST_USED)) {
         for (int i = 0; i < state->used_count; i++) {
             Map *used = state->used[i];
-            uintptr_t page = (uintptr_t)(used->start + used->read_from) & ~(page_size - 1);
-            madvise((void *)page, (size_t)((uintptr_t)(used->start + used->read_to) - page), MADV_DONTNEED);
-            used->read_from = used->read_to = 0;
+            /* All of it: the kernel has mapped pages around those that were read. */
+            madvise(used->start, (size_t)used->size, MADV_DONTNEED);
+            used->is_used = 0;
             Py_DECREF((PyObject *)used);
         }
         state->used_count = 0;
         state->read = 0;
     }
     state->read += length;
-    if (map->read_to == 0) {
+    if (!map->is_used) {
         Py_INCREF((PyObject *)map);
         state->used[state->used_count++] = map;
-        map->read_from = from;
+        map->is_used = 1;
     }
-    if (from < map->read_from)
-        map->read_from = from;
-    if (from + length > map->read_to)
-        map->read_to = from + length;
 }
 
 PyDoc_STRVAR(load_code_doc,
@@ -279,7 +274,7 @@ static PyObject *load_code(PyObject *module, PyObject *const *arguments, Py_ssiz
     if (audited == NULL)
         return NULL;
     Py_DECREF(audited);
-    note_read(state, map, (Py_ssize_t)record[START], (Py_ssize_t)record[LENGTH]);
+    note_read(state, map, (Py_ssize_t)record[LENGTH]);
     view = PyMemoryView_FromMemory(map->start + record[START], (Py_ssize_t)record[LENGTH], PyBUF_READ);
     if (view != NULL)
         code = PyObject_CallFunctionObjArgs(state->loads, view, NULL);

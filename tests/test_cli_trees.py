@@ -235,6 +235,27 @@ def test_an_environment_comes_back_with_its_links(velo: Velo, site_packages: Tre
     assert again.plain("-c", "import shop, sys; print(shop.total, sys.prefix)").stdout == f"3 {copy}\n"
 
 
+def test_another_ingest_takes_nothing_away(velo: Velo, app: Tree, site_packages: Tree) -> None:
+    """An environment, then a project of it: the project's search path leads through the environment, whose
+    data files, metadata and links stay in its tree. What has changed since is named.
+    """
+    site_packages.write({"shop.py": "total = 3", "shop.txt": "3", "shop-1.dist-info/METADATA": "Name: shop"})
+    (site_packages / "till").symlink_to("shop-1.dist-info")
+    environment = velo.python.parents[1]
+    velo.ingest(environment)
+    app.write({"new.py": ""}).ingest()
+
+    compared = velo.command("manifest", "diff", environment, f"disk:{environment}")
+    assert compared.answer == ("", "no differences\n", 0)
+    assert velo.command("manifest", "export", velo.folder / "again", "--manifest", environment).code == 0
+    assert seen(velo.folder / "again") == seen(environment)
+
+    site_packages.write({"shop.txt": "thirty"})
+    app.write({"newer.py": ""}).ingest()
+    document = velo.command("manifest", "tree", environment, "--json").json
+    assert document["left_out"] == [str(site_packages / "shop.txt")]
+
+
 def test_what_was_only_learned_is_no_folder(velo: Velo, tree: Tree) -> None:
     """A learned manifest knows imported modules; the answer is to ingest."""
     tree.write(APP)

@@ -7,15 +7,19 @@ import pytest
 
 from velo_import.format.manifest import (
     DEFER,
+    DIRECTORY,
     IS_FOLDER,
     IS_SYMLINK,
     NEVER,
+    NO_DIGEST,
     ROOT_ONLY,
     SITE,
     STAT,
     STDLIB,
+    SYMBOLIC_LINK,
     TREE,
     Build,
+    FileRecord,
     Manifest,
     ModuleRecord,
     PackRecord,
@@ -34,6 +38,7 @@ from velo_import.ingest.plan import (
     default_check,
     draft_of,
     file_record,
+    keep_content,
     only_folders,
     plan_ingest,
     with_other,
@@ -290,6 +295,41 @@ def test_what_was_scanned_is_not_carried_over():
     carry_over(draft, whole(), ["/site"], ["/site"])
 
     assert draft == Draft.empty()
+
+
+def test_content_of_an_earlier_ingest_is_kept_while_it_is_unchanged():
+    """/site was ingested with all of its files; now /app is, and /site is only its search path."""
+    first = scanned(folder("/site", "a.py", "data.txt", "old.txt", "gone.txt", "pkg.dist-info/"))
+    info = folder("/site/pkg.dist-info", "METADATA", importable=False)
+    previous = planned(first._replace(folders=(*first.folders, info)), content_below="/site").draft
+    for path, record in list(previous.files.items()):
+        if record.digest == NO_DIGEST and not record.flags & DIRECTORY:
+            previous.files[path] = record._replace(digest=b"\1" * 32)
+    link = FileRecord("/site/lib", NO_DIGEST, 0, 0, 0, 0, 0o120777, SYMBOLIC_LINK, "pkg")
+    previous.files[link.path] = link
+    now = scanned(
+        folder("/site", "a.py", "data.txt", entry("old.txt", mtime=9), "new.txt", links=("lib",)),
+        folder("/app", "data.txt", area=1),
+        areas=(Area("/site", SITE), Area("/app", TREE)),
+    )
+    now = now._replace(folders=(*now.folders, info))
+    draft = planned(now, previous, content_below="/app").draft
+
+    keep_content(draft, previous, now, "/app")
+
+    kept = {path: record.digest != NO_DIGEST for path, record in draft.files.items() if path[:5] == "/site"}
+    assert kept == {
+        "/site": False,
+        "/site/a.py": True,
+        "/site/data.txt": True,
+        "/site/old.txt": False,
+        "/site/lib": False,
+        "/site/pkg.dist-info": False,
+        "/site/pkg.dist-info/METADATA": True,
+    }
+    assert draft.files["/site/old.txt"].mtime_ns == 9
+    assert draft.files["/site/lib"] == link
+    assert "/app/data.txt" in draft.files
 
 
 def test_of_two_drafts_the_one_with_bytecode_counts():

@@ -127,8 +127,7 @@ def _manifest_meant(which: str | None) -> tuple[Path, Manifest, str]:
     places = (place, os.path.realpath(place))
     by_prefix = [file for file in files if readable_prefix(file.path) in places]
     if by_prefix:
-        path, manifest = _ingested(by_prefix, which)
-        return path, manifest, place if _describes(manifest, place) else ""
+        return *_ingested(by_prefix, which), place
     for file in files:
         if file.layer == "base":
             manifest = read_manifest(file.path)

@@ -56,6 +56,7 @@ from .plan import (
     default_check,
     entry_of_record,
     keep_content,
+    outermost,
     plan_ingest,
     with_other,
 )
@@ -354,7 +355,7 @@ class _Ingest:
         own_files = [record for record in draft.files.values() if record.path in plan.content]
         with self.clock.phase("publish"):
             self.progress(Progress("publish", 0, 0))
-            still_there = [path for path in previous.roots if os.path.isdir(path)]
+            still_there = list(filter(os.path.isdir, {*previous.roots, *outermost(previous)}))
             carry_over(draft, previous, [area.path for area in scanned.areas], still_there)
             merged = merge_packs(draft, self.store, self.build)
             with self.catalog.write() as writing:

@@ -327,8 +327,8 @@ def file_record(path: str, entry: FileEntry, digest: bytes = NO_DIGEST) -> FileR
     return FileRecord(path, digest, entry.size, entry.mtime_ns, entry.ctime_ns, entry.ino, entry.mode, flags)
 
 
-def carry_over(draft: Draft, previous: Draft, scanned: Iterable[str], still_there: Iterable[str]) -> None:
-    """Add to `draft` what `previous` holds outside of the scanned folders, for roots that are still there."""
+def carry_over(draft: Draft, previous: Draft, scanned: Iterable[str], still_there: Sequence[str]) -> None:
+    """Add to `draft` what `previous` holds outside of the scanned folders, in folders that are still there."""
     prefixes = tuple(path.rstrip("/") + "/" for path in scanned)
     roots = {
         path: root
@@ -336,7 +336,8 @@ def carry_over(draft: Draft, previous: Draft, scanned: Iterable[str], still_ther
         if path in set(still_there) and not f"{path}/".startswith(prefixes)
     }
     draft.roots.update(roots)
-    kept = tuple(path.rstrip("/") + "/" for path in roots)
+    # Not only roots: of an environment, also what is in no folder of its search path.
+    kept = tuple(path.rstrip("/") + "/" for path in still_there if not f"{path}/".startswith(prefixes))
     for path, record in previous.files.items():
         place = f"{path}/"
         if place.startswith(kept) and not place.startswith(prefixes):
@@ -348,6 +349,34 @@ def carry_over(draft: Draft, previous: Draft, scanned: Iterable[str], still_ther
     for path, folder in previous.folders.items():
         if folder.root in roots and not f"{path}/".startswith(prefixes):
             draft.folders[path] = folder
+
+
+def keep_content(draft: Draft, previous: Draft, scan: Scan, target: str) -> None:
+    """Keep what an earlier ingest recorded in folders that this one went through for their modules only.
+
+    What has changed there since is recorded without a digest: nobody has read it.
+    """
+    prefix = target.rstrip("/") + "/"
+    for folder in scan.folders:
+        place = folder.path.rstrip("/") + "/"
+        if place.startswith(prefix) or folder.path not in previous.files:
+            continue
+        draft.files.setdefault(folder.path, previous.files[folder.path])
+        for entry in folder.files:
+            record = previous.files.get(place + entry.name)
+            if record is not None and record.path not in draft.files:
+                is_same = is_same_file(record, entry)
+                draft.files[record.path] = record if is_same else file_record(record.path, entry)
+        for name in (*folder.links, *folder.others):
+            record = previous.files.get(place + name)
+            if record is not None and record.link:
+                draft.files.setdefault(record.path, record)
+
+
+def outermost(draft: Draft) -> list[str]:
+    """The folders that no other recorded folder holds."""
+    folders = {path for path, record in draft.files.items() if record.flags & DIRECTORY}
+    return sorted(path for path in folders if os.path.dirname(path) not in folders)
 
 
 def entry_of_record(record: FileRecord) -> FileEntry:

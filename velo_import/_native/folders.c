@@ -62,20 +62,18 @@ static long long nanoseconds(struct timespec when)
     return (long long)when.tv_sec * 1000000000LL + when.tv_nsec;
 }
 
-/* Make room for one more element; 0, or -1 with errno set. */
-static int grow(void **block, size_t *room, size_t wanted, size_t size)
+/* The block with room for so many elements; NULL with errno set leaves it as it was. */
+static void *with_room(void *block, size_t *room, size_t wanted, size_t size)
 {
     if (wanted <= *room)
-        return 0;
+        return block;
     size_t larger = wanted + *room + 64;
-    void *moved = realloc(*block, larger * size);
-    if (moved == NULL) {
+    void *moved = realloc(block, larger * size);
+    if (moved == NULL)
         errno = ENOMEM;
-        return -1;
-    }
-    *block = moved;
-    *room = larger;
-    return 0;
+    else
+        *room = larger;
+    return moved;
 }
 
 static int is_wanted(const Listing *listing, const char *name, size_t length)
@@ -115,13 +113,21 @@ static void judge(const Listing *listing, int folder, const char *name, size_t l
     }
 }
 
+static int open_folder(const char *path, int flags)
+{
+    int descriptor;
+    do
+        descriptor = open(path, flags | O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (descriptor < 0 && errno == EINTR);
+    return descriptor;
+}
+
 /* Ask the kernel for all of one folder; 0, or -1 with errno set. Runs without Python's lock. */
 static int look(const char *path, Listing *listing)
 {
-    int flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
-    int descriptor = open(path, flags | O_NOATIME);
+    int descriptor = open_folder(path, O_NOATIME);
     if (descriptor < 0 && errno == EPERM) /* O_NOATIME is for the owner only */
-        descriptor = open(path, flags);
+        descriptor = open_folder(path, 0);
     if (descriptor < 0)
         return -1;
     DIR *folder = fstat(descriptor, &listing->status) == 0 ? fdopendir(descriptor) : NULL;
@@ -131,19 +137,22 @@ static int look(const char *path, Listing *listing)
         errno = error;
         return -1;
     }
-    int failed = 0;
     struct dirent *entry;
-    while (!failed && (errno = 0, entry = readdir(folder)) != NULL) {
+    while (errno = 0, (entry = readdir(folder)) != NULL) {
         const char *name = entry->d_name;
         size_t length = strlen(name);
         if (name[0] == '.' && (length == 1 || (length == 2 && name[1] == '.')))
             continue;
-        failed = grow((void **)&listing->found, &listing->room, listing->count + 1, sizeof(Found)) < 0 ||
-                 grow((void **)&listing->names, &listing->names_room, listing->used + length, 1) < 0;
-        if (failed)
+        char *names = with_room(listing->names, &listing->names_room, listing->used + length, 1);
+        if (names == NULL)
             break;
-        Found *found = &listing->found[listing->count++];
-        memcpy(listing->names + listing->used, name, length);
+        listing->names = names;
+        Found *all = with_room(listing->found, &listing->room, listing->count + 1, sizeof(Found));
+        if (all == NULL)
+            break;
+        listing->found = all;
+        Found *found = &all[listing->count++];
+        memcpy(names + listing->used, name, length);
         found->name = listing->used;
         found->length = length;
         listing->used += length;

@@ -157,6 +157,22 @@ def test_a_kept_tree_can_be_brought_back(velo: Velo, app: Tree) -> None:
     assert seen(velo.folder / "old") == before
 
 
+def test_a_kept_tree_is_protected_until_it_is_given_up(velo: Velo, app: Tree) -> None:
+    """What only the tree needs survives a collection; `velo gc --forget tree:ID` lets go of it."""
+    name = velo.command("manifest", "tree", "--keep").stdout.strip()
+    app.write({"data/large.bin": b"other", "notes.txt": None}).ingest()
+    short = name[: len("tree:") + 8]
+
+    assert velo.command("gc", "--yes", "--grace", "0s").code == 0
+    assert velo.command("manifest", "export", velo.folder / "old", "--manifest", short).code == 0
+    assert velo.command("gc", "--yes", "--grace", "0s", "--forget", "tree:00000000").code == 2
+    collected = velo.command("gc", "--yes", "--grace", "0s", "--forget", short)
+    assert collected.code == 0, collected.stderr
+    result = velo.command("manifest", "export", velo.folder / "older", "--manifest", short)
+    assert result.code == 2 and f"no tree begins with {short[5:]}" in result.stderr
+    assert velo.command("manifest", "export", velo.folder / "new").code == 0
+
+
 def test_names_of_trees_are_checked(velo: Velo, app: Tree) -> None:
     """Too short, unknown, content that is no tree: exit code 2 and a hint; the id of a blob is refused."""
     listed = velo.command("manifest", "query", app / "notes.txt", "--json").json["found"]

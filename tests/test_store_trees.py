@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from velo_import.errors import StoreCorrupt, StoreMissing, UsageFault, VeloError
 from velo_import.format import manifest as m
 from velo_import.format import tree as t
 from velo_import.format.tree import Entry
+from velo_import.host import materialise
 from velo_import.host.materialise import Way
 from velo_import.store import names
 from velo_import.store.blobs import Blobs
@@ -301,6 +303,32 @@ def test_exported_files_are_the_users_own(
     assert listing(tmp_path / "again") == listing(source)
 
 
+def test_clones_are_verified_where_they_lie(
+    source: Path,
+    tmp_path: Path,
+    store: Store,
+    catalog: Catalog,
+    reader: Reader,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a file system made of a clone is read and hashed, not what it was made from."""
+    grown = stored(source, store, catalog, times=True)
+
+    def clone(original: int, copy: int, spoil: bytes = b"") -> bool:
+        os.write(copy, os.pread(original, 1 << 30, 0) + spoil)
+        return True
+
+    monkeypatch.setattr(materialise, "clone", clone)
+    result, _ = exported(grown.tree, tmp_path / "export", store, reader)
+    assert (result.cloned, result.copied) == (3, 0)
+    assert tree_of_folder(str(tmp_path / "export"), times=True).tree == grown.tree
+
+    monkeypatch.setattr(materialise, "clone", partial(clone, spoil=b"!"))
+    with pytest.raises(StoreCorrupt):
+        exported(grown.tree, tmp_path / "spoilt", store, reader)
+    assert not (tmp_path / "spoilt").exists()
+
+
 def test_hard_links_are_read_only_and_share_the_disk(
     source: Path, tmp_path: Path, store: Store, catalog: Catalog, reader: Reader
 ) -> None:
@@ -446,8 +474,6 @@ def test_hostile_links_do_not_lead_an_export_astray(
 
 def test_a_name_that_leads_out_is_refused_by_the_last_step_too(tmp_path: Path) -> None:
     """Names are checked when nodes are read; should one get through, no file is made through a link."""
-    from velo_import.host import materialise
-
     (tmp_path / "outside").mkdir()
     with materialise.new_folder(tmp_path / "export") as root:
         materialise.make_link(root, b"x", os.fsencode(tmp_path / "outside"))

@@ -57,7 +57,8 @@ def _amount(parse: Callable[[str], float]) -> Callable[..., float | None]:
     "--forget",
     multiple=True,
     metavar="WHAT",
-    help="Give up an environment (its folder or key) or a manifest written with -o. Repeatable.",
+    help="Give up an environment (its folder or key), a manifest written with -o, or a tree that is kept. "
+    "Repeatable.",
 )
 @click.option(
     "--grace",

@@ -26,6 +26,7 @@ from ..host.files import remove_quietly
 from . import leases
 from .catalog import LOOSE, Catalog, Writing, variant_key
 from .layout import Store
+from .names import TREE, is_name, resolve
 from .packs import PackFile, PackWriter, open_pack, seal_all
 from .roots import ENVIRONMENT, Root, needs, prefix_of, remove_environment, roots, unregister
 from .survey import Amount, Demand, Loose, Pack, Progress, Survey, total
@@ -45,8 +46,8 @@ _BATCH_ENTRIES = 50_000
 
 
 class Wish(NamedTuple):
-    """What the user asks for. Seconds and bytes; `forget` names environments (key or folder) and written
-    manifests that shall not protect anything any more."""
+    """What the user asks for. Seconds and bytes; `forget` names environments (key or folder), written
+    manifests and kept trees that shall not protect anything any more."""
 
     grace: float = GRACE
     unused_for: float | None = None
@@ -482,9 +483,10 @@ def _drop_blobs(writing: Writing, *, digests: list[bytes]) -> None:
 
 
 def _named(found: Sequence[Root], names: Iterable[str]) -> list[Root]:
-    """The roots that a user means: by key, by the folder of the environment, or by the file written to."""
+    """The roots that a user means: by key, folder of the environment, file written to, or id of a tree."""
     chosen = []
     for name in names:
+        name = _in_full(name, found)
         path = os.path.abspath(name)
         matching = [root for root in found if root.name in (name, path)] or [
             root for root in found if root.kind == ENVIRONMENT and prefix_of(root) == path
@@ -493,6 +495,16 @@ def _named(found: Sequence[Root], names: Iterable[str]) -> list[Root]:
             raise UsageFault(f"nothing in the store is for {name}", hint="`velo gc` lists what there is")
         chosen += [root for root in matching if root not in chosen]
     return chosen
+
+
+def _in_full(name: str, found: Sequence[Root]) -> str:
+    """The id of a tree that is kept, if these are its first digits; other names as they are."""
+    if not is_name(name, TREE):
+        return name
+    kept = [root.name for root in found if is_name(root.name, TREE)]
+    digests = [bytes.fromhex(each.removeprefix(f"{TREE}:")) for each in kept]
+    digest = resolve(name, TREE, lambda digits: (each for each in digests if each.hex().startswith(digits)))
+    return f"{TREE}:{digest.hex()}"
 
 
 def _is_sparse(found: Pack, threshold: int) -> bool:

@@ -41,7 +41,7 @@ COMMANDS = {
     "gc": Entry("gc", "remove what no environment needs any more"),
     "verify": Entry("verify", "read the store again and repair what is damaged"),
     "rebuild": Entry("rebuild", "make the catalogue of the store again"),
-    "manifest": Entry("manifest", "list, query and measure manifests"),
+    "manifest": Entry("manifest", "list, query, measure, compare and export manifests"),
     "store": Entry("store", "path and size of the store"),
     "config": Entry("config", "show, locate and validate the configuration"),
     "tour": Entry("tour", "measure plain and accelerated imports of real packages here"),

@@ -2,9 +2,9 @@
 """From folders to a manifest: scan, plan, apply; and learning, the same for what one program imported.
 
 Reading order: interpreter (whose folders), selection and secrets (which files), scan (what is there), plan
-(what has to be done, pure), content (files into the store), bytecode and worker (how source becomes code),
-codes (where code comes from, and its packs), publish, apply (all of it, for a whole tree), learning (all of
-it, for the folders of one program).
+(what has to be done, pure), content (files into the store), links (what links say), bytecode and worker (how
+source becomes code), codes (where code comes from, and its packs), publish, apply (all of it, for a whole
+tree), learning (all of it, for the folders of one program).
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_names_that_credentials_do_not_have(path):
     [
         PRIVATE_KEY.encode(),
         b"-----BEGIN PRIVATE KEY-----\nMIIE",
-        b"-----BEGIN RSA PRIVATE KEY-----\r\nMIIE",
+        b"\n\n-----BEGIN RSA PRIVATE KEY-----\r\nMIIE",
         b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n",
         b"PuTTY-User-Key-File-3: ssh-ed25519\n",
         b"# created: 2026-01-01\n# public key: age1\nAGE-SECRET-KEY-1QQ\n",
@@ -110,6 +110,7 @@ def test_beginnings_that_keys_have(content):
         b'{"name": "private_key"}',
         b"{" * 100_000,
         b"#\n" * 100_000,
+        b" " * 100_000,
     ],
 )
 def test_beginnings_that_keys_do_not_have(content):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What looks like a secret: keys, passwords and tokens, told by their names and by how they begin.
 
-Knows the names that tools give to their credentials, and the first lines of private keys; whether a rule
-applies to a tree is selection.py's. The surprise: packages bring files with such names that are none
-(certifi's certificates are called cacert.pem), so these rules are for people's own trees.
+Knows the names that tools give to their credentials, and the first lines of private keys; which trees are
+looked at is plan.py's to say. The surprise: packages bring files with such names that are none (certifi's
+certificates are called cacert.pem), so these rules are for people's own trees.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _PATHS = ("/.aws/credentials", "/.docker/config.json", "/.kube/config")
 
 _BEGINNING = 4096
 _KEY = re.compile(
-    rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY"
+    rb"\s*(?:-----BEGIN [A-Z0-9 ]*PRIVATE KEY"
     rb"|PuTTY-User-Key-File-"
     rb"|(?:#[^\n]*\n)*AGE-SECRET-KEY-"
-    rb'|\{[^{}]*"private_key":\s*"-----BEGIN '  # How Google hands out its service accounts.
+    rb'|\{[^{}]*"private_key":\s*"-----BEGIN )'  # How Google hands out its service accounts.
 )
 
 

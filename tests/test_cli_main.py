@@ -19,7 +19,7 @@ from velo_import.errors import StoreMissing
 LEAVES = [
     *(name for name in COMMANDS if name not in ("manifest", "store", "config")),
     *(f"manifest {name}" for name in ("list", "query", "stats")),
-    *(f"store {name}" for name in ("path", "size", "clear")),
+    *(f"store {name}" for name in ("path", "size", "clear", "repack")),
     *(f"config {name}" for name in ("show", "path", "validate")),
 ]
 

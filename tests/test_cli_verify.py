@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`velo verify` and `velo rebuild`: what a user sees."""
+"""`velo verify`, `velo rebuild` and `velo store repack`: what a user sees."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.support.running import VELO, Result, clean_environment, start
-from tests.support.stores import BUILD, bytecode_pack, flip_bit, source
+from tests.support.stores import BUILD, bytecode_pack, digest_of, flip_bit, source
+from velo_import.format import pack
 from velo_import.store import leases
 from velo_import.store.blobs import Blobs
 from velo_import.store.catalog import Catalog
+from velo_import.store.index import BlobIndex, write_index
 from velo_import.store.layout import Store
+from velo_import.store.packs import PackWriter
+from velo_import.store.reading import Reader
 
 
 @pytest.fixture
@@ -144,3 +149,34 @@ def test_doctor_lists_what_is_in_quarantine(store: Store) -> None:
     (found,) = [check for check in document["checks"] if check["name"] == "quarantine"]
     assert found["mark"] == "warn"
     assert path.name in found["text"]
+
+
+def test_repack_compresses_what_is_cold(store: Store) -> None:
+    texts = [b"some source that nobody has read for long\n" * number for number in range(1, 50)]
+    with PackWriter(store, label="tree", kind="content") as writer:
+        for text in texts:
+            writer.add(text)
+        sealed = writer.seal()
+    assert sealed is not None
+    with Catalog.open(store) as catalog, catalog.write() as writing:
+        writing.put_pack(sealed)
+    write_index(store)
+    os.utime(sealed.path, (0, 0))
+
+    text = velo(store.home, "store", "repack", "--cold-after", "90d")
+    document = velo(store.home, "store", "repack", "--json").json
+
+    assert text.stdout.startswith("compressed  49 blobs, 0 of them had been files\n")
+    assert (document["cooled"], document["packs_removed"], document["damaged"]) == (0, 0, [])
+    with BlobIndex(store) as index:
+        place = index.find(digest_of(texts[7]))
+        assert place is not None and place.codec == pack.ZSTD
+    with Catalog.open(store) as catalog, Reader(catalog) as reader:
+        assert [reader.read(digest_of(text)) for text in texts] == texts
+
+
+def test_repack_wants_a_time(store: Store) -> None:
+    result = velo(store.home, "store", "repack", "--cold-after", "long")
+
+    assert result.code == 2
+    assert "a time like" in result.stderr

@@ -9,7 +9,7 @@ import time
 
 import click
 
-from ..store import leases
+from ..store import index, leases
 from ..store.catalog import Catalog
 from . import render
 from .common import json_flag, store_to_change, wait_option
@@ -33,6 +33,7 @@ def command(wait: float, as_json: bool) -> None:
         with Catalog.rebuild(store, show) as catalog:
             seconds = time.perf_counter() - began
             counts = catalog.counts()
+        index.write_index(store)
     entries = counts["blobs"] + counts["variants"]
     if as_json:
         render.data({"home": str(store.home), **counts, "seconds": seconds})

@@ -14,7 +14,7 @@ from ..launch.enable import enabled_files, find_sites
 from ..store import clear as clearing
 from ..store.layout import Store
 from ..store.roots import REGISTERED, Root, prefix_of, roots
-from . import render, share
+from . import render, repack, share
 from .common import json_flag, open_store, settings, store_to_change
 
 
@@ -103,4 +103,5 @@ def _enabled(known: list[Root]) -> list[str]:
     return sorted(found)
 
 
+command.add_command(repack.command)
 command.add_command(share.command)

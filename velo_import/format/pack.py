@@ -121,6 +121,11 @@ def decode_header(data: bytes) -> int:
     return int(kind)
 
 
+def features(header: bytes) -> int:
+    """The mandatory feature bits of a header that `decode_header` has accepted."""
+    return int(HEADER.unpack(header)[2])
+
+
 def decode_tail(data: bytes, file_size: int) -> Tail:
     """The last 96 bytes of a pack, checked against the size of the file."""
     if len(data) != TAIL.size:
@@ -147,7 +152,7 @@ def decode_end(header: bytes, data: bytes, tail: Tail) -> tuple[tuple[Entry, ...
         raise StoreCorrupt("pack index does not match its checksum")
     split = tail.records * RECORD.size
     entries = tuple(map(Entry._make, RECORD.iter_unpack(data[:split])))
-    _check_entries(entries, decode_header(header), HEADER.unpack(header)[2], tail.index_offset)
+    _check_entries(entries, decode_header(header), features(header), tail.index_offset)
     return entries, cbor.decode(data[split:])
 
 

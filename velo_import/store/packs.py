@@ -90,10 +90,18 @@ class PackWriter:
         """Bytes so far, for callers that start another pack when one is big enough."""
         return self._end
 
-    def add(self, payload: Data, *, source: bytes = pack.NO_SOURCE, digest: bytes | None = None) -> Entry:
+    def add(
+        self,
+        payload: Data,
+        *,
+        source: bytes = pack.NO_SOURCE,
+        digest: bytes | None = None,
+        frame: bytes | None = None,
+    ) -> Entry:
         """Append a payload and say where it is; equal payloads are stored once.
 
-        Pass the digest only if it was made from these very bytes.
+        Pass the digest only if it was made from these very bytes; and `frame`, in a pack that compresses, if
+        that was done already: it is empty if it does not pay.
         """
         digest = digest or blake3(payload).digest()
         known = self._entries.get((digest, source))
@@ -103,7 +111,7 @@ class PackWriter:
         if twin is not None:
             entry = twin._replace(source=source)
         else:
-            entry = self._append(payload, source, digest)
+            entry = self._append(payload, source, digest, frame)
             self._payloads[digest] = entry
         self._entries[digest, source] = entry
         return entry
@@ -125,9 +133,10 @@ class PackWriter:
     ) -> None:
         self.abandon()
 
-    def _append(self, payload: Data, source: bytes, digest: bytes) -> Entry:
-        frame = codec.compressed(bytes(payload)) if self._compress else None
-        stored = payload if frame is None else frame
+    def _append(self, payload: Data, source: bytes, digest: bytes, frame: bytes | None) -> Entry:
+        if frame is None and self._compress:
+            frame = codec.compressed(bytes(payload))
+        stored = frame or payload
         length = len(stored)
         entry = Entry(
             digest,
@@ -135,11 +144,11 @@ class PackWriter:
             self._end + pack.ENTRY.size,
             length,
             len(payload),
-            pack.PLAIN if frame is None else pack.ZSTD,
+            pack.ZSTD if frame else pack.PLAIN,
             pack.KINDS[self.kind],
             self.optimisation,
         )
-        for part in (pack.encode_entry(entry, frame), stored, pack.padding(length)):
+        for part in (pack.encode_entry(entry, frame or None), stored, pack.padding(length)):
             self._buffer += part
             self._end += len(part)
         if len(self._buffer) >= _BUFFER:
@@ -245,6 +254,11 @@ class PackFile:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def may_compress(self) -> bool:
+        """Whether it was written for content that may be compressed."""
+        return bool(pack.features(self.header) & pack.COMPRESSED)
 
     def find(self, digest: bytes) -> Entry | None:
         """The first record with that payload digest."""

@@ -138,7 +138,9 @@ class _Repair:
             if pieces is not None:
                 return self._replace_pack(damage, file, pieces)
         return self._move_payloads(
-            damage, payloads, self._writer(file.kind, file.label, file.build, file.optimisation)
+            damage,
+            payloads,
+            self._writer(file.kind, file.label, file.build, file.optimisation, file.may_compress),
         )
 
     def _replace_pack(self, damage: Damage, file: PackFile, pieces: Iterator[bytes]) -> Outcome | None:
@@ -230,8 +232,12 @@ class _Repair:
             return self._writer("content", "salvaged", "", 0)
         return None
 
-    def _writer(self, kind: str, label: str, build: str, optimisation: int) -> PackWriter:
-        return PackWriter(self.store, label=label, kind=kind, build=build, optimisation=optimisation)
+    def _writer(
+        self, kind: str, label: str, build: str, optimisation: int, compress: bool = False
+    ) -> PackWriter:
+        return PackWriter(
+            self.store, label=label, kind=kind, build=build, optimisation=optimisation, compress=compress
+        )
 
     def _digests_of(self, path: Path) -> list[bytes]:
         file = _opened(path)

@@ -328,7 +328,7 @@ def file_record(path: str, entry: FileEntry, digest: bytes = NO_DIGEST) -> FileR
 
 
 def carry_over(draft: Draft, previous: Draft, scanned: Iterable[str], still_there: Sequence[str]) -> None:
-    """Add to `draft` what `previous` holds outside of the scanned folders, in folders that are still there."""
+    """Add to `draft` what `previous` holds outside of what was scanned, in folders that are still there."""
     prefixes = tuple(path.rstrip("/") + "/" for path in scanned)
     roots = {
         path: root

@@ -229,11 +229,15 @@ def test_which_folder_is_meant(velo: Velo, app: Tree) -> None:
     inside = velo.command("manifest", "tree", app / "shop", "--json").json
     whole = velo.command("manifest", "tree", environment, "--json").json
     nowhere = velo.command("manifest", "tree", key, "--folder", velo.folder)
+    twice = velo.command("manifest", "tree", f"disk:{app.folder}", "--folder", app / "shop")
+    compared = velo.command("manifest", "diff", key, f"disk:{app / 'shop'}", "--folder", app / "shop")
 
     assert by_key.code == 2
     assert str(app.folder) in by_key.stderr and str(environment) in by_key.stderr
     assert chosen["tree"] == inside["tree"] and chosen["files"] == 2
     assert whole["folder"] == str(environment)
+    assert twice.code == 2 and "is one folder" in twice.stderr
+    assert compared.answer == ("", "no differences\n", 0)
     assert nowhere.code == 2 and "\nhint: it describes " in nowhere.stderr
 
 

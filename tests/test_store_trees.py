@@ -10,8 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.support.stores import digest_of, flip_bit, replace, small_disk
+from tests.support.trees import path_sets
 from velo_import.errors import StoreCorrupt, StoreMissing, UsageFault, VeloError
 from velo_import.format import manifest as m
 from velo_import.format import tree as t
@@ -448,6 +451,35 @@ def test_missing_content_is_named_before_anything_is_made(
     with pytest.raises(StoreMissing, match=r"content of 1 files, lib/large\.bin the first"):
         exported(grown.tree, tmp_path / "export", store, reader)
     assert not (tmp_path / "export").exists()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(paths=path_sets(), way=st.sampled_from(Way))
+def test_whatever_the_tree_it_comes_out_as_it_is(
+    tmp_path: Path, store: Store, catalog: Catalog, paths: dict[bytes, Entry], way: Way
+) -> None:
+    """Any names, links and shapes: what was made has the id of the tree."""
+    contents = [b"one", b"second"]
+    chosen = {path: contents[entry.size % 2] for path, entry in paths.items() if entry.digest}
+    entries = {
+        path: entry._replace(digest=digest_of(chosen[path]), size=len(chosen[path]))
+        if path in chosen
+        else entry
+        for path, entry in paths.items()
+    }
+    with PackWriter(store, label="content:test", kind="content") as writer:
+        for content in contents:
+            writer.add(content)
+        sealed = writer.seal()
+    assert sealed is not None
+    with catalog.write() as writing:
+        writing.put_pack(sealed)
+    tree = t.build(entries.items())[0]
+    target = tmp_path / os.urandom(8).hex()
+    with Reader(catalog) as reader:
+        exported(tree, target, store, reader, way)
+
+    assert tree_of_folder(str(target)).tree == tree
 
 
 def test_hostile_links_do_not_lead_an_export_astray(

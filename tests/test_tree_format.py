@@ -12,12 +12,12 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.trees import ONE, TWO, path_sets
 from velo_import.errors import StoreCorrupt
 from velo_import.format import tree as t
 from velo_import.format.tree import EXECUTABLE, FILE, FOLDER, LINK, Entry, Tree
 
 GOLDEN = "c6af4428598010deeafc3669621f3fc77377b24140eaacf6045ea0220228434a"
-ONE, TWO = b"\x11" * 32, b"\x22" * 32
 PATHS = {
     b"bin/run": Entry(EXECUTABLE, ONE, 5),
     b"bin/python": Entry(LINK, target=b"/usr/bin/python3"),
@@ -38,30 +38,6 @@ def leaves(tree: Tree) -> dict[bytes, Entry]:
         for path, entry in t.walk(tree)
         if entry.kind != FOLDER or not tree.nodes[entry.digest]
     }
-
-
-names = st.binary(min_size=1, max_size=3).filter(
-    lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
-)
-leaf = st.one_of(
-    st.tuples(st.sampled_from((FILE, EXECUTABLE)), st.sampled_from((ONE, TWO)), st.integers(0, 3)).map(
-        lambda fields: Entry(*fields)
-    ),
-    st.sampled_from((b"x", b"../y")).map(lambda target: Entry(LINK, target=target)),
-    st.just(Entry(FOLDER)),
-)
-
-
-@st.composite
-def path_sets(draw: st.DrawFn) -> dict[bytes, Entry]:
-    """A few paths, none of which is both a folder and something else."""
-    chosen: dict[bytes, Entry] = {}
-    for parts in draw(st.lists(st.lists(names, min_size=1, max_size=3), max_size=8)):
-        path = b"/".join(parts)
-        above = {b"/".join(parts[:depth]) for depth in range(1, len(parts))}
-        if not above & set(chosen) and not any(each.startswith(path + b"/") for each in chosen):
-            chosen[path] = draw(leaf)
-    return chosen
 
 
 def test_node_has_the_documented_bytes() -> None:

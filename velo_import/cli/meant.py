@@ -40,6 +40,11 @@ class Meant(NamedTuple):
     grown: Grown
 
 
+def is_one_folder(which: str) -> bool:
+    """Whether there is nothing to choose: a kept tree, or a folder on disk."""
+    return which.startswith(DISK) or names.is_name(which, names.TREE)
+
+
 def folder_option(command: click.decorators.FC) -> click.decorators.FC:
     """Adds `--folder FOLDER`."""
     text = "Which folder of the manifest; default: the one that was ingested."
@@ -76,13 +81,13 @@ class Trees:
 
     def meant(self, which: str | None, folder: str | None, *, times: bool) -> Meant:
         """The tree that these words mean."""
+        if which and folder and is_one_folder(which):
+            raise UsageFault(f"{which} is one folder", hint="--folder chooses among those of a manifest")
         if which and which.startswith(DISK):
-            _refuse_folder(which, folder)
             place = os.path.abspath(which[len(DISK) :])
             with render.progress(f"reading {place}"):
                 return Meant(which, place, tree_of_folder(place, times=times))
         if which and names.is_name(which, names.TREE):
-            _refuse_folder(which, folder)
             tree = load(names.resolve(which, names.TREE, self._trees_with), self.reader)
             encoded = {digest: t.encode_node(node) for digest, node in tree.nodes.items()}
             return Meant(which, "", Grown(tree, encoded, []))
@@ -106,11 +111,6 @@ class Trees:
                 if self.reader.size(digest) <= t.NODE_LIMIT:
                     t.decode_node(self.reader.read(digest))
                     yield digest
-
-
-def _refuse_folder(which: str, folder: str | None) -> None:
-    if folder:
-        raise UsageFault(f"{which} is one folder", hint="--folder chooses among those of a manifest")
 
 
 def _manifest_meant(which: str | None) -> tuple[Path, Manifest, str]:

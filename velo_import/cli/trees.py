@@ -17,7 +17,7 @@ from ..store.export import export
 from ..store.kept import keep
 from . import render
 from .common import json_flag
-from .meant import WHICH, Meant, Trees, folder_option
+from .meant import WHICH, Meant, Trees, folder_option, is_one_folder
 
 KINDS = ("added", "removed", "changed")
 
@@ -50,9 +50,10 @@ def tree_(which: str | None, folder: str | None, times: bool, is_kept: bool, as_
 @click.command("diff")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
+@folder_option
 @click.option("--times", is_flag=True, help="Compare the mtimes of files as well.")
 @json_flag
-def diff(a: str, b: str, times: bool, as_json: bool) -> int:
+def diff(a: str, b: str, folder: str | None, times: bool, as_json: bool) -> int:
     """What has to change in A to get B. Exit code 1 when they differ.
 
     A and B are manifests (a file, a key, or a folder that was ingested), trees that are kept (tree:ID), or
@@ -60,7 +61,8 @@ def diff(a: str, b: str, times: bool, as_json: bool) -> int:
     """
     with ExitStack() as stack:
         trees = Trees(stack)
-        sides = [trees.meant(each, None, times=times) for each in (a, b)]
+        folders = [None if is_one_folder(each) else folder for each in (a, b)]
+        sides = [trees.meant(each, place, times=times) for each, place in zip((a, b), folders, strict=True)]
         before, after = (each.grown.tree for each in sides)
         for tree in (before, after):
             t.measure(tree)

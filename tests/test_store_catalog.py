@@ -220,7 +220,7 @@ def test_pack_damaged_before_the_rebuild_is_not_believed(store: Store, sealed: S
 
 
 def test_removed_pack_is_not_recorded_again(store: Store, sealed: SealedPack) -> None:
-    """After a rebuild every pack is verified when it is first used, and that is noted with the next change."""
+    """After a rebuild every pack is verified at its first use, and that is noted with the next change."""
     with Catalog.rebuild(store) as catalog:
         assert catalog.variants_of([source(1)], BUILD, 0) != {}
         with catalog.write() as changes:

@@ -427,7 +427,9 @@ class _Collection:
         with self.catalog.write() as writing:
             for new in sealed:
                 writing.put_pack(new)
-        for each in self._remove_packs(copied):
+        # A pack of which everything is needed is equal to its copy, and so it is the copy.
+        written = {new.id for new in sealed}
+        for each in self._remove_packs([each for each in copied if each.id not in written]):
             self.report.rewritten.add(each.unused(self.plan.threshold))
 
     def _copy(self, found: Pack, writers: dict[tuple[str, bool], list[PackWriter]]) -> None:

@@ -233,7 +233,7 @@ def test_patterns_say_nothing_about_files_elsewhere():
     assert selection.verdict("/usr/lib/tests/") is None
 
 
-@pytest.mark.parametrize("pattern", ["", " ", "!", "/", "#note", "[z"])
+@pytest.mark.parametrize("pattern", ["", " ", "!", "/", "#note"])
 def test_a_pattern_that_can_match_nothing_is_refused(pattern):
     with pytest.raises(UsageFault, match="can match nothing") as caught:
         Selection("/project", [], [pattern])

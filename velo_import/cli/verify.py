@@ -57,8 +57,6 @@ def command(sample: float, dry_run: bool, wait: float, as_json: bool) -> int:
     outcomes: list[Outcome] = []
     with ExitStack() as stack:
         show = stack.enter_context(render.progress("verify"))
-        if not store.readonly:
-            stack.enter_context(leases.maintenance(store, wait=wait))
         catalog = stack.enter_context(Catalog.open(store))
         found = verify(
             store,
@@ -67,7 +65,8 @@ def command(sample: float, dry_run: bool, wait: float, as_json: bool) -> int:
             jobs=available_cores(),
             progress=lambda done, total: show("verify", done, total),
         )
-        if not dry_run and not store.readonly:
+        if (found.damaged or found.outdated) and not dry_run and not store.readonly:
+            stack.enter_context(leases.maintenance(store, wait=wait))
             outcomes = repair(
                 store, catalog, found, progress=lambda done, total: show("repair", done, total), wait=wait
             )

@@ -38,6 +38,13 @@ class Blob(NamedTuple):
     size: int
 
 
+class Staged(NamedTuple):
+    """Content that is in the store under a temporary name, until it is published or given up."""
+
+    blob: Blob
+    temporary: Path
+
+
 class Blobs:
     """The loose blobs of a store."""
 
@@ -50,31 +57,52 @@ class Blobs:
 
     def put_files(self, sources: Iterable[Path]) -> list[Blob]:
         """Copy (or clone) files into the store, with one round of flushes; never a hard link into it."""
-        self.store.require_writable()
-        blobs: list[Blob] = []
-        moves: dict[Path, Path] = {}
-        made: list[Path] = []
-        folders: set[Path] = set()
+        staged: list[Staged] = []
         try:
             for source in sources:
-                blob, temporary = self._copy(source)
-                made.append(temporary)
-                blobs.append(blob)
-                place = self.path_of(blob.digest)
-                if place in moves:
-                    continue
-                if self._is_intact(place, blob):
-                    # Whoever gave it its name may have died before the name was on the disk.
-                    folders.update(place.parents[:3])
-                else:
-                    moves[place] = temporary
-            with explained(self.store.loose):
-                flush_all([*sorted(folders), *moves.values()])
-                rename_all([(temporary, place) for place, temporary in moves.items()])
+                file = open_quietly(source)
+                try:
+                    if not stat.S_ISREG(os.fstat(file).st_mode):
+                        raise VeloError(f"{source} is no regular file", hint="leave it out")
+                    staged.append(self.stage(file))
+                finally:
+                    os.close(file)
+            self.publish(staged)
         finally:
-            for temporary in made:
+            give_up(staged)
+        return [blob for blob, _ in staged]
+
+    def stage(self, file: int) -> Staged:
+        """Copy (or clone) an open file, reading it once; what is not published has to be given up."""
+        self.store.require_writable()
+        with explained(self.store.loose):
+            copy, temporary = create_temporary(self.store.loose)
+            try:
+                blob = _fill(copy, file)
+                os.fchmod(copy, 0o444)
+                return Staged(blob, temporary)
+            except BaseException:
                 remove_quietly(temporary)
-        return blobs
+                raise
+            finally:
+                os.close(copy)
+
+    def publish(self, staged: Iterable[Staged]) -> None:
+        """Give staged content its names, with one round of flushes."""
+        moves: dict[Path, Path] = {}
+        folders: set[Path] = set()
+        for blob, temporary in staged:
+            place = self.path_of(blob.digest)
+            if place in moves:
+                continue
+            if self._is_intact(place, blob):
+                # Whoever gave it its name may have died before the name was on the disk.
+                folders.update(place.parents[:3])
+            else:
+                moves[place] = temporary
+        with explained(self.store.loose):
+            flush_all([*sorted(folders), *moves.values()])
+            rename_all([(temporary, place) for place, temporary in moves.items()])
 
     def path_of(self, digest: bytes) -> Path:
         return self.store.loose_path(digest)
@@ -88,28 +116,10 @@ class Blobs:
             raise StoreMissing(f"no blob {digest.hex()} in the store", hint="run `velo ingest`") from error
         if blake3(data).digest() != digest:
             raise StoreCorrupt(
-                f"{path} is damaged", hint="remove that file: what it held is stored again when it is needed"
+                f"{path} is damaged",
+                hint="run `velo verify`: it comes back from another copy if there is one",
             )
         return data
-
-    def _copy(self, source: Path) -> tuple[Blob, Path]:
-        file = open_quietly(source)
-        try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise VeloError(f"{source} is no regular file", hint="leave it out")
-            with explained(self.store.loose):
-                copy, temporary = create_temporary(self.store.loose)
-                try:
-                    blob = _fill(copy, file)
-                    os.fchmod(copy, 0o444)
-                    return blob, temporary
-                except BaseException:
-                    remove_quietly(temporary)
-                    raise
-                finally:
-                    os.close(copy)
-        finally:
-            os.close(file)
 
     def _is_intact(self, path: Path, blob: Blob) -> bool:
         try:
@@ -120,6 +130,12 @@ class Blobs:
             return os.fstat(file).st_size == blob.size and identify(file) == blob
         finally:
             os.close(file)
+
+
+def give_up(staged: Iterable[Staged]) -> None:
+    """Leave nothing behind of staged content; harmless for what has been published."""
+    for _, temporary in staged:
+        remove_quietly(temporary)
 
 
 def identify(file: int) -> Blob:

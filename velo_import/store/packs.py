@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +40,7 @@ from .layout import Store
 _BUFFER = 1 << 18
 _HASH_STEP = 1 << 20
 _LOCK_WAIT = 60.0
-_HINT = "remove that file: what it held is stored again when it is needed"
+_HINT = "run `velo verify`: what can be read is kept, the rest comes back from another copy if there is one"
 
 
 class SealedPack(NamedTuple):
@@ -285,12 +285,13 @@ class PackFile:
     def damaged(self) -> list[Entry]:
         """The records whose bytes are not what the index says; every byte of the file is looked at."""
         bad = []
+        ahead = _Ahead(self._bytes, self.stamp.size)
         expected = pack.HEADER.size
         by_offset: dict[int, list[Entry]] = {}
         for entry in self.entries:
             by_offset.setdefault(entry.offset, []).append(entry)
         for offset, sharing in sorted(by_offset.items()):
-            if offset != expected + pack.ENTRY.size or not self._is_sound(offset, sharing):
+            if offset != expected + pack.ENTRY.size or not _is_sound(ahead, offset, sharing):
                 bad += sharing
             length = sharing[0].length
             expected = offset + length + len(pack.padding(length))
@@ -309,33 +310,6 @@ class PackFile:
     ) -> None:
         self.close()
 
-    def _is_sound(self, offset: int, sharing: list[Entry]) -> bool:
-        first = sharing[0]
-        stored = None
-        try:
-            header = self._bytes(offset - pack.ENTRY.size, pack.ENTRY.size)
-            filler = pack.padding(first.length)
-            if self._bytes(offset + first.length, len(filler)) != filler:
-                return False
-            if first.codec == pack.PLAIN:
-                hasher = blake3()
-                for step in self._steps(offset, first.length):
-                    hasher.update(step)
-            else:
-                stored = self._bytes(offset, first.length)
-                hasher = blake3(codec.expanded(stored, first.codec, first.size))
-        except StoreCorrupt:
-            return False
-        digest = hasher.digest()
-        # The entry header names the first source that gave this payload.
-        return any(header == pack.encode_entry(entry, stored) for entry in sharing) and all(
-            entry.digest == digest and entry[2:6] == first[2:6] for entry in sharing
-        )
-
-    def _steps(self, offset: int, length: int) -> Iterator[bytes]:
-        for start in range(0, length, _HASH_STEP):
-            yield self._bytes(offset + start, min(_HASH_STEP, length - start))
-
     def _bytes(self, offset: int, length: int) -> bytes:
         read = partial(os.pread, self._descriptor)
         data = read(length, offset)
@@ -345,3 +319,46 @@ class PackFile:
                 raise StoreCorrupt(f"{self.path} is shorter than it says", hint=_HINT)
             data += more
         return data
+
+
+class _Ahead:
+    """Reads from front to back in large steps, whatever the size of the pieces that are asked for."""
+
+    def __init__(self, read: Callable[[int, int], bytes], end: int) -> None:
+        self._read = read
+        self._end = end
+        self._start = 0
+        self._data = memoryview(b"")
+
+    def piece(self, offset: int, length: int) -> memoryview:
+        at = offset - self._start
+        if at < 0 or at + length > len(self._data):
+            self._data = memoryview(self._read(offset, max(length, min(_HASH_STEP, self._end - offset))))
+            self._start = offset
+            at = 0
+        return self._data[at : at + length]
+
+
+def _is_sound(ahead: _Ahead, offset: int, sharing: list[Entry]) -> bool:
+    """Whether a payload, the header before it and the padding behind it are what these records say."""
+    first = sharing[0]
+    stored = None
+    try:
+        header = ahead.piece(offset - pack.ENTRY.size, pack.ENTRY.size)
+        if first.codec == pack.PLAIN:
+            hasher = blake3()
+            for start in range(0, first.length, _HASH_STEP):
+                hasher.update(ahead.piece(offset + start, min(_HASH_STEP, first.length - start)))
+        else:
+            stored = bytes(ahead.piece(offset, first.length))
+            hasher = blake3(codec.expanded(stored, first.codec, first.size))
+        filler = pack.padding(first.length)
+        if ahead.piece(offset + first.length, len(filler)) != filler:
+            return False
+    except StoreCorrupt:
+        return False
+    digest = hasher.digest()
+    # The entry header names the first source that gave this payload.
+    return any(header == pack.encode_entry(entry, stored) for entry in sharing) and all(
+        entry.digest == digest and entry[2:6] == first[2:6] for entry in sharing
+    )

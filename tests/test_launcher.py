@@ -185,7 +185,7 @@ def test_options_and_other_commands_are_handed_over(installed: Installed) -> Non
         ("velo.toml", "", False),
         ("pyproject.toml", "[tool.velo]\ncheck = 'root'\n", False),
         ("pyproject.toml", "[tool]\nvelo = {check = 'root'}\n", False),
-        ("pyproject.toml", "[tool.'v\\u0065lo']\n", False),
+        ("pyproject.toml", "[project]\nname = 'velo-import'\n", True),
         ("pyproject.toml", "[project]\nname = 'x'\n", True),
         ("pyproject.toml", "", True),
     ],

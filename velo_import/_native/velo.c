@@ -128,8 +128,12 @@ static int is_file(const char *path)
     return stat(path, &status) == 0 && S_ISREG(status.st_mode);
 }
 
-/* Whether a pyproject.toml may have something to say about us: it has our name in it, or an escape that could
- * spell it, or it cannot be read here. */
+static int holds(const char *text, ssize_t length, const char *word)
+{
+    return memmem(text, (size_t)length, word, strlen(word)) != NULL;
+}
+
+/* Whether a pyproject.toml can hold a [tool.velo] table, as config/paths.py judges it; or cannot be read here. */
 static int may_name_us(const char *path)
 {
     struct stat status;
@@ -141,8 +145,7 @@ static int may_name_us(const char *path)
     if (fstat(file, &status) == 0 && status.st_size < MOST_PROJECT_FILE && (text = malloc((size_t)status.st_size + 1))) {
         ssize_t length = read(file, text, (size_t)status.st_size + 1);
         if (length == status.st_size)
-            answer = memmem(text, (size_t)length, "velo", 4) != NULL || memmem(text, (size_t)length, "\\u", 2) != NULL ||
-                     memmem(text, (size_t)length, "\\U", 2) != NULL;
+            answer = holds(text, length, "tool.velo") || (holds(text, length, "[tool]") && holds(text, length, "velo"));
     }
     free(text);
     close(file);

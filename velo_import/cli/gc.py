@@ -157,7 +157,7 @@ def _show(report: Report, removed: bool) -> None:
         if (amount := getattr(report, name)).count
     ]
     if report.leftovers:
-        rows.append(("left by writers that died", str(report.leftovers), ""))
+        rows.append(("left over, in use by nobody", str(report.leftovers), ""))
     if rows:
         render.line()
         total = Amount(sum(int(row[1]) for row in rows), report.freed)

@@ -104,7 +104,8 @@ def export_(
     they lead.
     """
     with ExitStack() as stack:
-        trees = Trees(stack)
+        # Executables that are hard links need an inode of their own, which is made when it is first needed.
+        trees = Trees(stack, writable=link_mode == Way.HARDLINK.value)
         meant = trees.meant(which, folder, times=True)
         with render.progress("export") as show:
             made = export(
@@ -136,8 +137,9 @@ def export_(
     )
     _note_left_out(meant)
     if link_mode == Way.HARDLINK.value and made.cloned + made.copied:
-        reason = "executable files have an inode of their own, and links do not reach another disk"
-        render.note(f"{made.cloned + made.copied} large files are no hard links: {reason}")
+        render.note(
+            f"{made.cloned + made.copied} large files could not be hard links: is {target} on another disk?"
+        )
     if link_mode == Way.CLONE.value and made.copied:
         render.note(f"{made.copied} large files were copied: the file system cannot clone them")
 

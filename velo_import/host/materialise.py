@@ -24,6 +24,7 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # What a file system says when it cannot do this, here or at all; anything else is a failure.
 _CANNOT = {
+    errno.ENOENT,  # the name that was to be linked has just gone; its content is open
     errno.EXDEV,
     errno.EMLINK,
     errno.EPERM,

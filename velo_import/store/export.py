@@ -25,6 +25,7 @@ from .kept import require_content
 from .layout import Store
 from .leases import shared
 from .reading import Reader
+from .twins import executable_twin
 
 _STEP = 256  # Paths between two reports of progress.
 
@@ -72,7 +73,7 @@ def export(
         require_content(tree, reader)
         with materialise.new_folder(target) as root:
             _require_room(root, target, totals, way)
-            work = _Export(reader, way)
+            work = _Export(store, reader, way)
             work.make(tree, root, lambda done: advance(done, _paths(totals)))
     return Exported(
         folders=totals.folders - 1,
@@ -105,7 +106,8 @@ def _require_room(root: int, target: Path, totals: t.Totals, way: Way) -> None:
 class _Export:
     """The state of one export."""
 
-    def __init__(self, reader: Reader, way: Way) -> None:
+    def __init__(self, store: Store, reader: Reader, way: Way) -> None:
+        self.store = store
         self.reader = reader
         self.way = way
         self.ways: Counter[Way | None] = Counter()
@@ -153,8 +155,10 @@ class _Export:
             )
 
     def _place(self, parent: int, name: bytes, source: Path, mode: int, entry: t.Entry) -> int:
-        # A blob has no executable bit, and giving it one would give it to every other link.
-        way = Way.CLONE if self.way is Way.HARDLINK and entry.kind == t.EXECUTABLE else self.way
+        way = self.way
+        if way is Way.HARDLINK and entry.kind == t.EXECUTABLE:
+            twin = executable_twin(self.store, entry.digest)
+            source, way = (source, Way.CLONE) if twin is None else (twin, way)
         hasher = blake3()
         size = 0
 
@@ -165,6 +169,8 @@ class _Export:
 
         taken = materialise.place_file(parent, name, source, way, mode, entry.mtime_ns, show)
         if hasher.digest() != entry.digest:
-            raise StoreCorrupt(f"{source} is damaged", hint="run `velo verify`")
+            is_twin = source == self.store.executable_path(entry.digest)
+            hint = "remove that file: it is made again" if is_twin else "run `velo verify`"
+            raise StoreCorrupt(f"{source} is damaged", hint=hint)
         self.ways[taken] += 1
         return size

@@ -67,6 +67,10 @@ class Store:
         return self.home / "cas_store" / "v1"
 
     @property
+    def executables(self) -> Path:
+        return self.home / "cas_store" / "executable-v1"
+
+    @property
     def packs(self) -> Path:
         return self.home / "packs" / "v1"
 
@@ -111,6 +115,11 @@ class Store:
         name = digest.hex()
         return self.loose / name[:2] / name[2:4] / name
 
+    def executable_path(self, digest: bytes) -> Path:
+        """Where the executable twin of a loose blob is, if it has one."""
+        name = digest.hex()
+        return self.executables / name[:2] / name
+
     def require_writable(self) -> None:
         if self.readonly:
             raise VeloError(
@@ -123,9 +132,14 @@ class Store:
         return {part: _disk_use(self.home / part, seen) for part in PARTS}
 
     def leftovers(self, *, older_than: float = _LEFTOVER_AGE) -> list[Path]:
-        """Temporary files whose writers must be dead by now."""
+        """Temporary files whose writers must be dead by now, and executable twins that nothing links to."""
         found = []
         limit = time.time() - older_than
+        for path in self.executables.glob("??/*"):
+            with suppress(OSError):
+                status = path.lstat()
+                if status.st_nlink == 1 and status.st_ctime < limit:
+                    found.append(path)
         for folder in _WRITTEN_FOLDERS:
             for path in self.home.glob(f"{folder}/{TEMPORARY_PREFIX}*"):
                 with suppress(OSError):
@@ -134,7 +148,7 @@ class Store:
         return found
 
     def remove_leftovers(self, *, older_than: float = _LEFTOVER_AGE) -> int:
-        """Remove temporary files whose writers must be dead by now; return how many there were."""
+        """Remove what `leftovers` finds; return how many there were."""
         found = self.leftovers(older_than=older_than)
         for path in found:
             remove_quietly(path)

@@ -3,27 +3,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blake3 import blake3
 
+from tests.support.stores import temporaries
+from velo_import.errors import VeloError
+from velo_import.format.manifest import siphash
 from velo_import.ingest import content
-from velo_import.ingest.content import (
-    ATTEMPTS,
-    LOOSE_FROM,
-    SHORT,
-    Contents,
-    hash_whole,
-    read_contents,
-    read_whole,
-)
+from velo_import.ingest.content import LOOSE_FROM, SHORT, Contents, read_contents, read_whole
 from velo_import.ingest.plan import Unread
 from velo_import.ingest.scan import list_folder
-from velo_import.store.blobs import Blob, Blobs
+from velo_import.store.blobs import Blob, Blobs, Staged, identify
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 
@@ -42,12 +39,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def take(folder: Path, store: Store) -> Callable[[], Contents]:
+def take(folder: Path, store: Store) -> Callable[..., Contents]:
     """Read every file of the folder into the store."""
 
-    def read() -> Contents:
+    def read(is_source: bool = False) -> Contents:
         unread = [
-            Unread(f"{folder}/{entry.name}", entry, True, False) for entry in list_folder(str(folder)).files
+            Unread(f"{folder}/{entry.name}", entry, True, is_source)
+            for entry in list_folder(str(folder)).files
         ]
         with Catalog.open(store) as catalog:
             contents = read_contents(
@@ -63,6 +61,12 @@ def take(folder: Path, store: Store) -> Callable[[], Contents]:
     return read
 
 
+@pytest.fixture
+def take_source(take: Callable[..., Contents]) -> Callable[[], Contents]:
+    """Read every file of the folder as a module's source."""
+    return lambda: take(is_source=True)
+
+
 def digest(path: Path) -> bytes:
     return blake3(path.read_bytes()).digest()
 
@@ -72,18 +76,40 @@ def is_stored(store: Store, name: bytes) -> bool:
         return name in catalog.has_blobs([name])
 
 
-def changing(monkeypatch: pytest.MonkeyPatch, path: Path, times: int, change: Callable[[], object]) -> None:
-    """Let a file change after it was hashed and before it is copied, so many times."""
-    real = Blobs.put_files
+def after(
+    monkeypatch: pytest.MonkeyPatch,
+    place: object,
+    name: str,
+    path: Path,
+    times: int,
+    change: Callable[[], object],
+) -> None:
+    """Let something happen each time after a file was read by that function, so many times."""
+    real = getattr(place, name)
     left = [times]
 
-    def put_files(self: Blobs, sources: list[Path]) -> list[Blob]:
-        if path in sources and left[0] > 0:
+    def read(*given: Any) -> object:
+        found = real(*given)
+        if left[0] > 0 and os.readlink(f"/proc/self/fd/{given[-1]}") == str(path):
             left[0] -= 1
             change()
-        return real(self, sources)
+        return found
 
-    monkeypatch.setattr(Blobs, "put_files", put_files)
+    monkeypatch.setattr(place, name, read)
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what is copied into the store as a file of its own."""
+    made: list[int] = []
+    real = Blobs.stage
+
+    def stage(self: Blobs, file: int) -> Staged:
+        made.append(os.fstat(file).st_size)
+        return real(self, file)
+
+    monkeypatch.setattr(Blobs, "stage", stage)
+    return made
 
 
 @pytest.mark.parametrize("size", [0, 1, SHORT - 1, SHORT, SHORT + 1, 3 * SHORT, LARGE])
@@ -93,7 +119,7 @@ def test_files_of_every_size_are_read_whole(folder, size):
     with open(folder / "a", "rb", buffering=0) as file:
         assert read_whole(file.fileno()) == (folder / "a").read_bytes()
     with open(folder / "a", "rb", buffering=0) as file:
-        assert hash_whole(file.fileno()) == digest(folder / "a")
+        assert identify(file.fileno()) == Blob(digest(folder / "a"), size)
 
 
 def test_short_reads_are_continued(folder, monkeypatch):
@@ -119,10 +145,49 @@ def test_small_and_large_files_are_stored_under_the_name_of_what_was_stored(fold
     assert contents.new_blobs == 2 and contents.new_bytes == 5 + LARGE
 
 
-def test_a_large_file_that_changes_before_it_is_copied_is_looked_at_again(folder, store, take, monkeypatch):
+def test_a_new_large_file_is_read_once(folder, take, monkeypatch):
+    (folder / "large").write_bytes(os.urandom(3 << 20))
+    read: list[int] = []
+    real = os.pread
+
+    def pread(descriptor: int, count: int, offset: int) -> bytes:
+        data = real(descriptor, count, offset)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(os, "pread", pread)
+    take()
+
+    assert sum(read) == 3 << 20
+
+
+def test_what_the_store_has_is_not_copied_again(folder, take, copies):
+    (folder / "large").write_bytes(b"l" * LARGE)
+    take()
+    (folder / "twin").write_bytes(b"l" * LARGE)
+
+    again = take()
+
+    assert copies == [LARGE]
+    assert again.new_blobs == 0 and again.loose == []
+    assert set(again.read) == {str(folder / "large"), str(folder / "twin")}
+
+
+def test_another_file_of_the_same_size_is_stored_too(folder, store, take):
+    (folder / "one").write_bytes(b"1" * LARGE)
+    take()
+    (folder / "two").write_bytes(b"2" * LARGE)
+    (folder / "three").write_bytes(b"2" * LARGE)
+
+    again = take()
+
+    assert again.new_blobs == 1 and is_stored(store, digest(folder / "two"))
+
+
+def test_a_large_file_that_changes_while_it_is_copied_is_copied_again(folder, store, take, monkeypatch):
     path = folder / "large"
     path.write_bytes(b"a" * LARGE)
-    changing(monkeypatch, path, 1, lambda: path.write_bytes(b"b" * LARGE))
+    after(monkeypatch, Blobs, "stage", path, 1, lambda: path.write_bytes(b"b" * LARGE))
 
     contents = take()
 
@@ -131,45 +196,90 @@ def test_a_large_file_that_changes_before_it_is_copied_is_looked_at_again(folder
     status = path.stat()
     assert read.digest == digest(path) and is_stored(store, read.digest)
     assert (read.entry.mtime_ns, read.entry.ctime_ns) == (status.st_mtime_ns, status.st_ctime_ns)
+    assert temporaries(store.home) == []
 
 
 def test_a_large_file_that_changes_again_and_again_is_reported(folder, store, take, monkeypatch):
     path = folder / "large"
     path.write_bytes(b"a" * LARGE)
-    changing(
-        monkeypatch, path, 2 * ATTEMPTS, lambda: path.write_bytes(str(time.time_ns()).encode() * LOOSE_FROM)
+    (folder / "calm").write_bytes(b"c" * LARGE)
+    after(
+        monkeypatch,
+        Blobs,
+        "stage",
+        path,
+        99,
+        lambda: path.write_bytes(str(time.time_ns()).encode() * LOOSE_FROM),
     )
 
     contents = take()
 
-    assert contents.changed == [str(path)] and contents.read == {}
-    assert all(Blobs(store).read(blob.digest) for blob in contents.loose)
-
-
-def test_a_large_file_that_goes_before_it_is_copied_is_reported(folder, take, monkeypatch):
-    (folder / "calm").write_bytes(b"c" * LARGE)
-    path = folder / "large"
-    path.write_bytes(b"a" * LARGE)
-    changing(monkeypatch, path, 1, path.unlink)
-
-    contents = take()
-
-    assert contents.changed == [str(path)]
-    assert set(contents.read) == {str(folder / "calm")}
+    assert contents.changed == [str(path)] and set(contents.read) == {str(folder / "calm")}
+    assert contents.loose == [Blob(digest(folder / "calm"), LARGE)]
+    assert temporaries(store.home) == []
 
 
 def test_equal_files_do_not_lose_their_content_with_the_one_that_changes(folder, store, take, monkeypatch):
-    """One of them is copied for both; it is the one that changes."""
-    for name in ("a", "b"):
-        (folder / name).write_bytes(b"same" * LOOSE_FROM)
-    changing(monkeypatch, folder / "a", 1, lambda: (folder / "a").write_bytes(b"x" * LARGE))
+    """The store has a blob of their size, so they are hashed; then one of them changes, another one goes."""
+    (folder / "known").write_bytes(b"known" * LOOSE_FROM)
+    take()
+    for name in ("a", "b", "c"):
+        (folder / name).write_bytes(b"same!" * LOOSE_FROM)
+    after(monkeypatch, content, "identify", folder / "a", 1, lambda: (folder / "a").write_bytes(b"x" * LARGE))
+    after(monkeypatch, content, "identify", folder / "c", 1, (folder / "c").unlink)
 
     contents = take()
 
-    assert contents.changed == []
+    assert contents.changed == [str(folder / "c")]
     for name in ("a", "b"):
         read = contents.read[str(folder / name)]
         assert read.digest == digest(folder / name) and is_stored(store, read.digest)
+    assert str(folder / "c") not in contents.read
+
+
+def test_a_large_source_is_stored_as_the_text_that_was_read(folder, store, take_source, monkeypatch):
+    path = folder / "large.py"
+    path.write_bytes(b"x = 1\n" * LOOSE_FROM)
+
+    contents = take_source()
+
+    read = contents.read[str(path)]
+    assert (read.digest, read.source_check) == (digest(path), siphash(path.read_bytes()))
+    assert is_stored(store, read.digest)
+
+
+def test_a_large_source_that_changes_before_it_is_copied_is_reported(folder, take_source, monkeypatch):
+    """Its bytecode would be that of the old text."""
+    path = folder / "large.py"
+    path.write_bytes(b"x = 1\n" * LOOSE_FROM)
+    real = content.siphash
+
+    def check_then_change(data: bytes) -> int:
+        path.write_bytes(b"x = 2\n" * LOOSE_FROM)
+        return real(data)
+
+    monkeypatch.setattr(content, "siphash", check_then_change)
+
+    contents = take_source()
+
+    assert contents.changed == [str(path)] and contents.read == {}
+
+
+def test_a_full_disk_ends_it_and_leaves_nothing(folder, store, take, monkeypatch):
+    for number in range(5):
+        (folder / str(number)).write_bytes(bytes([number]) * LARGE)
+    real = os.write
+
+    def write(descriptor: int, data: memoryview) -> int:
+        if len(data) > 4096:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(VeloError, match="no space left"):
+        take()
+
+    assert temporaries(store.home) == []
 
 
 def sparse(path: Path, size: int, parts: dict[int, bytes]) -> None:

@@ -2,9 +2,9 @@
 """Reading files: what their content is (BLAKE3), and a copy of it in the store where that is wanted.
 
 Knows how to read a file that somebody may be writing: its stamp must be the same before and after, or it is
-read again. Small contents go into packs, large ones into files of their own. The surprise: reading is
-rarely the cost; asking the store what it already holds, in batches, is what keeps a second environment from
-being written twice.
+read again. Small contents go into packs, large ones into files of their own. Every file is read once. The
+surprise: a large one is copied while it is hashed, unless the store has a blob of its size; then it is most
+likely there already, and is only hashed, so that a second environment is not written twice.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from blake3 import blake3
 
 from velo_import.format.manifest import siphash
 from velo_import.host.files import open_quietly
-from velo_import.store.blobs import Blob, Blobs, identify
+from velo_import.store.blobs import Blob, Blobs, Staged, give_up, identify
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter, SealedPack, seal_all
@@ -38,6 +37,9 @@ BATCH_FILES = 1024
 LARGE_BATCH_BYTES = 256 << 20
 SHORT = 32 * 1024  # Most files are shorter and come with one call.
 ATTEMPTS = 3
+
+
+Result = TypeVar("Result")
 
 
 class Read(NamedTuple):
@@ -78,8 +80,8 @@ def entry_of(name: str, status: os.stat_result, is_link: bool) -> FileEntry:
 
 
 def read_steadily(
-    path: str, entry: FileEntry, read: Callable[[int], bytes], sleep: Callable[[float], None] = time.sleep
-) -> tuple[bytes, FileEntry]:
+    path: str, entry: FileEntry, read: Callable[[int], Result], sleep: Callable[[float], None] = time.sleep
+) -> tuple[Result, FileEntry]:
     """Apply `read` to the open file so that its result belongs to exactly one stamp, and say which.
 
     Raises:
@@ -126,10 +128,6 @@ def read_whole(descriptor: int) -> bytes:
         return file.readall()
 
 
-def hash_whole(descriptor: int) -> bytes:
-    return identify(descriptor).digest
-
-
 def read_contents(
     unread: Sequence[Unread],
     store: Store,
@@ -147,18 +145,19 @@ def read_contents(
     """
     from concurrent.futures import ThreadPoolExecutor  # 4 ms that an unchanged tree need not pay
 
-    work = _Reading(store, catalog, label, advance)
     large = [item for item in unread if item.entry.size >= LOOSE_FROM and not item.is_source]
     small = [item for item in unread if item.entry.size < LOOSE_FROM or item.is_source]
+    work = _Reading(store, catalog, label, advance, catalog.sizes(LOOSE_FROM) if large else set())
+    pool = ThreadPoolExecutor(SLOW_WALKERS if slow else max(threads, 1))
     try:
-        with ThreadPoolExecutor(SLOW_WALKERS if slow else max(threads, 1)) as pool:
-            # Large files keep the disk and another core busy meanwhile: hashing lets go of Python's lock.
-            digests = pool.map(_try_hash, large)
-            for batch in _batches(small):
-                work.add_small(batch, (pool.map if slow else map)(_try_read, batch))
-            work.add_large(large, digests, pool)
+        # Large files keep the disk and another core busy meanwhile: hashing lets go of Python's lock.
+        answers = pool.map(work.read_large, large)
+        for batch in _batches(small):
+            work.add_small(batch, (pool.map if slow else map)(_try_read, batch))
+        work.add_large(large, answers, pool)
         return work.finish()
     finally:
+        pool.shutdown(cancel_futures=True)
         work.abandon()
 
 
@@ -176,15 +175,12 @@ def _batches(items: Iterable[Unread]) -> Iterator[list[Unread]]:
 
 
 def _try_read(item: Unread) -> tuple[bytes, FileEntry] | OSError | Changing:
-    try:
-        return read_steadily(item.path, item.entry, read_whole)
-    except (OSError, Changing) as error:
-        return error
+    return _try(item, read_whole)
 
 
-def _try_hash(item: Unread) -> tuple[bytes, FileEntry] | OSError | Changing:
+def _try(item: Unread, read: Callable[[int], Result]) -> tuple[Result, FileEntry] | OSError | Changing:
     try:
-        return read_steadily(item.path, item.entry, hash_whole)
+        return read_steadily(item.path, item.entry, read)
     except (OSError, Changing) as error:
         return error
 
@@ -192,11 +188,17 @@ def _try_hash(item: Unread) -> tuple[bytes, FileEntry] | OSError | Changing:
 class _Reading:
     """The state of one `read_contents`."""
 
-    def __init__(self, store: Store, catalog: Catalog, label: str, advance: Callable[[int], None]) -> None:
+    def __init__(
+        self, store: Store, catalog: Catalog, label: str, advance: Callable[[int], None], sizes: set[int]
+    ) -> None:
         self.store = store
+        self.blobs = Blobs(store)
         self.catalog = catalog
         self.label = label
         self.advance = advance
+        self.sizes = sizes  # Of the large blobs in the store.
+        self.staged: list[Staged] = []
+        self.by_digest: dict[bytes, list[Unread]] = {}  # Large files that were only hashed.
         self.result = Contents({}, [], [], [], [], [], 0, 0)
         self.writers: list[PackWriter] = []
         self.stored: set[bytes] = set()
@@ -207,7 +209,6 @@ class _Reading:
         self, batch: list[Unread], answers: Iterable[tuple[bytes, FileEntry] | OSError | Changing]
     ) -> None:
         texts: dict[bytes, bytes] = {}
-        large: list[tuple[Unread, bytes]] = []
         for item, answer in zip(batch, answers, strict=True):
             if not isinstance(answer, tuple):
                 self._give_up(item, answer)
@@ -223,7 +224,7 @@ class _Reading:
                 if len(data) < LOOSE_FROM:
                     texts[digest] = data
                 else:
-                    large.append((item, digest))
+                    self.by_digest.setdefault(digest, []).append(item)
         self.stored.update(texts)
         present = self.catalog.has_blobs(texts)
         for digest, data in texts.items():
@@ -231,27 +232,77 @@ class _Reading:
                 self._writer().add(data, digest=digest)
                 self.new_blobs += 1
                 self.new_bytes += len(data)
-        self._put_loose(large)
         self.advance(len(batch))
+
+    def read_large(self, item: Unread) -> tuple[Blob | Staged, FileEntry] | OSError | Changing | None:
+        """Read a file once, in any thread: copy it meanwhile, or only hash it if the store may have it.
+
+        None: it is a secret.
+        """
+        if item.is_guarded and _leads_to_secret(item):
+            return None
+        return _try(item, identify) if item.entry.size in self.sizes else self._stage(item)
 
     def add_large(
         self,
         large: list[Unread],
-        digests: Iterable[tuple[bytes, FileEntry] | OSError | Changing],
+        answers: Iterable[tuple[Blob | Staged, FileEntry] | OSError | Changing | None],
         pool: ThreadPoolExecutor,
     ) -> None:
-        hashed: list[tuple[Unread, bytes]] = []
-        for item, answer in zip(large, digests, strict=True):
-            if item.is_guarded and _leads_to_secret(item):
-                self.result.secrets.append(item.path)
-            elif isinstance(answer, tuple):
-                digest, entry = answer
-                self.result.read[item.path] = Read(entry, digest, 0)
-                hashed.append((item, digest))
-            else:
-                self._give_up(item, answer)
-        self._put_loose(hashed, pool)
-        self.advance(len(large))
+        """Publish what was copied, and copy now what was only hashed and is not in the store after all."""
+        copies: dict[bytes, Staged] = {}
+        for item, answer in zip(large, answers, strict=True):
+            self._note(item, answer, copies)
+            self.advance(1)
+        present = self.catalog.has_blobs({*copies, *self.by_digest})
+        lost = {digest for digest in self.by_digest if digest not in present and digest not in copies}
+        # All that are equal: one of them may have changed since.
+        again = [item for digest in lost for item in self.by_digest[digest]]
+        for item, answer in zip(again, pool.map(self._stage, again), strict=True):
+            self._note(item, answer, copies)
+        present |= self.catalog.has_blobs(copies)
+        new = [staged for digest, staged in copies.items() if digest not in present]
+        for batch in pool.map(self._publish, _by_size(new)):
+            for blob, _ in batch:
+                self.result.loose.append(blob)
+                self.new_blobs += 1
+                self.new_bytes += blob.size
+
+    def _stage(self, item: Unread) -> tuple[Staged, FileEntry] | OSError | Changing:
+        def stage(descriptor: int) -> Staged:
+            staged = self.blobs.stage(descriptor)
+            self.staged.append(staged)
+            return staged
+
+        return _try(item, stage)
+
+    def _publish(self, batch: list[Staged]) -> list[Staged]:
+        self.blobs.publish(batch)
+        return batch
+
+    def _note(
+        self,
+        item: Unread,
+        answer: tuple[Blob | Staged, FileEntry] | OSError | Changing | None,
+        copies: dict[bytes, Staged],
+    ) -> None:
+        if answer is None:
+            self.result.secrets.append(item.path)
+            return
+        if not isinstance(answer, tuple):
+            self._give_up(item, answer)
+            return
+        found, entry = answer
+        blob = found.blob if isinstance(found, Staged) else found
+        known = self.result.read.get(item.path)
+        if item.is_source and known is not None and known.digest != blob.digest:
+            self._give_up(item, Changing())  # Its bytecode would be that of another text.
+            return
+        self.result.read[item.path] = Read(entry, blob.digest, 0 if known is None else known.source_check)
+        if isinstance(found, Staged):
+            copies.setdefault(blob.digest, found)
+        else:
+            self.by_digest.setdefault(blob.digest, []).append(item)
 
     def finish(self) -> Contents:
         packs = seal_all(self.writers)
@@ -260,62 +311,15 @@ class _Reading:
     def abandon(self) -> None:
         for writer in self.writers:
             writer.abandon()
+        give_up(self.staged)
 
     def _writer(self) -> PackWriter:
         if not self.writers or self.writers[-1].size >= PACK_BYTES:
             self.writers.append(PackWriter(self.store, label=self.label, kind="content"))
         return self.writers[-1]
 
-    def _put_loose(self, hashed: list[tuple[Unread, bytes]], pool: ThreadPoolExecutor | None = None) -> None:
-        missing: dict[bytes, list[Unread]] = {}
-        present = self.catalog.has_blobs({digest for _, digest in hashed} - self.stored) if hashed else set()
-        for item, digest in hashed:
-            if digest not in self.stored and digest not in present:
-                missing.setdefault(digest, []).append(item)
-        self.stored.update(digest for _, digest in hashed)
-        run = map if pool is None else pool.map
-        for blobs in run(self._put_batch, _by_size(missing)):
-            for blob in blobs:
-                self.result.loose.append(blob)
-                self.new_blobs += 1
-                self.new_bytes += blob.size
-
-    def _put_batch(self, batch: list[tuple[bytes, list[Unread]]]) -> list[Blob]:
-        """Copy one of each set of equal files into the store; where it has changed since, all of them are
-        looked at again."""
-        try:
-            stored = Blobs(self.store).put_files([Path(items[0].path) for _, items in batch])
-        except FileNotFoundError:
-            if len(batch) > 1:
-                return [blob for equal in batch for blob in self._put_batch([equal])]
-            stored = []
-        kept = {blob.digest for blob in stored}
-        changed = [item for digest, items in batch if digest not in kept for item in items]
-        return stored + [blob for item in changed for blob in self._put_again(item)]
-
-    def _put_again(self, item: Unread) -> list[Blob]:
-        """Copy a file that changes until what is stored is what one stamp stands for; give up in the end."""
-        stored: list[Blob] = []
-        for _ in range(0 if item.is_source else ATTEMPTS):
-            answer = _try_hash(item)
-            if not isinstance(answer, tuple):
-                break
-            digest, entry = answer
-            try:
-                stored.append(Blobs(self.store).put_file(Path(item.path)))
-            except FileNotFoundError:
-                break
-            if stored[-1].digest == digest:
-                self.result.read[item.path] = Read(entry, digest, 0)
-                return stored
-        self._forget(item)
-        return stored
-
-    def _forget(self, item: Unread) -> None:
-        self.result.changed.append(item.path)
-        self.result.read.pop(item.path, None)
-
     def _give_up(self, item: Unread, error: OSError | Changing) -> None:
+        self.result.read.pop(item.path, None)
         if isinstance(error, (Changing, FileNotFoundError)):
             self.result.changed.append(item.path)
         else:
@@ -326,12 +330,12 @@ def _leads_to_secret(item: Unread) -> bool:
     return item.entry.is_link and is_secret(os.path.realpath(item.path))
 
 
-def _by_size(missing: dict[bytes, list[Unread]]) -> Iterator[list[tuple[bytes, list[Unread]]]]:
-    batch: list[tuple[bytes, list[Unread]]] = []
+def _by_size(copies: Iterable[Staged]) -> Iterator[list[Staged]]:
+    batch: list[Staged] = []
     size = 0
-    for pair in missing.items():
-        batch.append(pair)
-        size += pair[1][0].entry.size
+    for staged in copies:
+        batch.append(staged)
+        size += staged.blob.size
         if size >= LARGE_BATCH_BYTES:
             yield batch
             batch, size = [], 0

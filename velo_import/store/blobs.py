@@ -57,6 +57,7 @@ class Blobs:
 
     def put_files(self, sources: Iterable[Path]) -> list[Blob]:
         """Copy (or clone) files into the store, with one round of flushes; never a hard link into it."""
+        self.store.require_writable()
         staged: list[Staged] = []
         try:
             for source in sources:

@@ -291,6 +291,13 @@ class Catalog:
                     found.add(digest)
         return found
 
+    def sizes(self, at_least: int) -> set[int]:
+        """The sizes of the recorded blobs of so many bytes or more: a file of another size is new."""
+        with explained(self.store.catalogue), self._begin() as transaction:
+            rows = transaction.cursor(self._tables["blobs"]).iternext(keys=False, values=True)
+            found = {int.from_bytes(value[-8:], "little") for value in rows}
+        return {size for size in found if size >= at_least}
+
     def locations(self, digests: Iterable[bytes]) -> dict[bytes, Location]:
         """Where these blobs are said to be, without a look at the files."""
         return {

@@ -8,6 +8,7 @@ first, as the next user's command would, and times that.
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -53,7 +54,8 @@ class Findings(NamedTuple):
     """The state of a store; it may be trusted if there are no problems."""
 
     problems: list[str]
-    reopened: float  # Seconds from nothing to an open catalogue.
+    reopened: float  # Seconds from nothing to an open catalogue,
+    used: float  # and seconds of processor time for it.
     leftovers: int  # Temporary files of the dead.
 
 
@@ -61,18 +63,18 @@ def examine(home: Path, promised: Promises, *, stamps: bool = True) -> Findings:
     """Look at everything. `stamps`: the files are still the ones that were written, not copies of them."""
     catalogue = home / "meta.db" / "data.mdb"
     before = _inode(catalogue)
-    began = time.perf_counter()
+    began, used = time.perf_counter(), _processor_time()
     try:
         store = Store.open(home, create=True)
         with Catalog.open(store) as catalog:
-            reopened = time.perf_counter() - began
+            reopened, used = time.perf_counter() - began, _processor_time() - used
             problems = _Judge(store, catalog, stamps).judge(promised)
     except VeloError as error:
-        return Findings([f"the store cannot be opened: {error}"], time.perf_counter() - began, 0)
+        return Findings([f"the store cannot be opened: {error}"], 0.0, 0.0, 0)
     if promised.catalogue and before != _inode(catalogue):
         problems.append("the catalogue had to be made again")
     leftovers = sum(path.is_file() for path in home.rglob(f"{TEMPORARY_PREFIX}*"))
-    return Findings(problems, reopened, leftovers)
+    return Findings(problems, reopened, used, leftovers)
 
 
 class _Judge:
@@ -179,6 +181,12 @@ class _Judge:
             self.problems.append(
                 f"{who} {len(forgotten)} blobs that the catalogue forgot: {_some(forgotten)}"
             )
+
+
+def _processor_time() -> float:
+    """Ours and our children's: a catalogue may be probed by another process."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _some(digests: Iterable[bytes]) -> str:

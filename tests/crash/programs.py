@@ -134,25 +134,9 @@ def collect_garbage(home: Path, *, seed: int, **_: Any) -> None:
         gc.collect(store, gc.Wish(grace=0.0))
     else:
         promise(forget=["blobs", "manifests"])
-        keys = tuple(sorted(path.name for path in store.manifests.iterdir()))
+        keys = tuple({path.parent.name for path in store.manifests.glob("*/*.velo")})
         gc.collect(store, gc.Wish(grace=0.0, forget=keys))
     promise(collected=True)
-
-
-def put_one_blob(home: Path, *, path: str, times: int, **_: Any) -> None:
-    """The same content again and again, beside others who do the same."""
-    store = Store.open(home, create=True)
-    data = Path(path).read_bytes()
-    for _turn in range(times):
-        blob = Blobs(store).put_file(Path(path))
-        writer = PackWriter(store, label="one", kind="content")
-        writer.add(data)
-        pack = writer.seal()
-        assert pack is not None
-        with Catalog.open(store) as catalog, catalog.write() as writing:
-            writing.put_pack(pack)
-            writing.put_loose(blob.digest, blob.size)
-        promise(blobs=[blob.digest.hex()], inode=os.stat(pack.path).st_ino)
 
 
 def stay(home: Path, **_: Any) -> None:
@@ -174,7 +158,6 @@ PROGRAMS: dict[str, Callable[..., None]] = {
         learn_program,
         rebuild_catalogue,
         collect_garbage,
-        put_one_blob,
         stay,
         examine,
     )

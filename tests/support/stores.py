@@ -74,11 +74,11 @@ def temporaries(folder: Path) -> list[Path]:
     return [path for path in folder.rglob(".tmp-*") if path.is_file()]
 
 
-def start(code: str, home: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(code: str, home: Path, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
     """A child that runs `code` with `home` and `store` defined."""
     return subprocess.Popen(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(code), str(home), *arguments],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -276,6 +276,23 @@ def test_another_ingest_takes_nothing_away(velo: Velo, app: Tree, site_packages:
     assert document["left_out"] == [str(site_packages / "shop.txt")]
 
 
+def test_a_folder_that_was_only_looked_through_is_said_to_be(
+    velo: Velo, tree: Tree, site_packages: Tree
+) -> None:
+    """A project's search path is in its manifest, modules only; nobody takes that for the whole folder."""
+    site_packages.write({"shop.py": "total = 3", "shop.txt": "3"})
+    tree.write({"app.py": "import shop"}).ingest()
+
+    result = velo.command("manifest", "tree", site_packages.folder)
+    document = velo.command("manifest", "tree", site_packages.folder, "--json").json
+    whole = velo.command("manifest", "tree", "--json").json
+    assert f"hint: run `velo ingest {site_packages.folder}`" in result.stderr
+    assert (document["missing"], whole["missing"]) == (1, 0)
+    assert (
+        velo.command("manifest", "export", velo.folder / "out", "--manifest", site_packages.folder).code == 10
+    )
+
+
 def test_what_was_only_learned_is_no_folder(velo: Velo, tree: Tree) -> None:
     """A learned manifest knows imported modules; the answer is to ingest."""
     tree.write(APP)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 
-from ..errors import StoreCorrupt, StoreMissing, UsageFault
+from ..errors import StoreCorrupt, UsageFault, VeloError
 from ..format import tree as t
 from ..format.manifest import DIRECTORY, SITE, Manifest
 from ..store import names
 from ..store.catalog import Catalog
-from ..store.kept import load
+from ..store.kept import content_of, load
 from ..store.layout import Store
 from ..store.reading import Reader
 from ..store.trees import Grown, own_folders, tree_of_folder, tree_of_manifest
@@ -38,6 +40,7 @@ class Meant(NamedTuple):
     which: str
     folder: str  # Where its files were; empty for a tree by id.
     grown: Grown
+    missing: int = 0  # Files whose content the store does not have, as far as it was asked.
 
 
 def is_one_folder(which: str) -> bool:
@@ -57,27 +60,21 @@ class Trees:
     def __init__(self, stack: ExitStack, *, writable: bool = False) -> None:
         self._stack = stack
         self._writable = writable
-        self._catalog: Catalog | None = None
-        self._reader: Reader | None = None
 
     @property
     def store(self) -> Store:
         return self.catalog.store
 
-    @property
+    @cached_property
     def catalog(self) -> Catalog:
-        if self._catalog is None:
-            store = open_store()
-            if self._writable:
-                store = open_store(create=True)
-            self._catalog = self._stack.enter_context(Catalog.open(store))
-        return self._catalog
+        store = open_store()  # where there is none, none is made
+        if self._writable:
+            store = open_store(create=True)
+        return self._stack.enter_context(Catalog.open(store))
 
-    @property
+    @cached_property
     def reader(self) -> Reader:
-        if self._reader is None:
-            self._reader = self._stack.enter_context(Reader(self.catalog))
-        return self._reader
+        return self._stack.enter_context(Reader(self.catalog))
 
     def meant(self, which: str | None, folder: str | None, *, times: bool) -> Meant:
         """The tree that these words mean."""
@@ -96,14 +93,22 @@ class Trees:
         if not _describes(manifest, place):
             known = ", ".join(own_folders(manifest))
             raise UsageFault(f"{path} does not describe {place}", hint=f"it describes {known or 'no folder'}")
-        return Meant(which or str(path), place, tree_of_manifest(manifest, place, times=times))
+        grown = tree_of_manifest(manifest, place, times=times)
+        # A search path is looked through for its modules: such a folder is described, and not as a whole.
+        missing = self._reader.missing(content_of(grown.tree)) if self._reader else ()
+        return Meant(which or str(path), place, grown, len(missing))
 
     def name(self, digest: bytes) -> str:
-        """A digest in as few digits as this store needs; in full where there is no store."""
+        """A digest in as few digits as this store needs; in full where there is no store to ask."""
+        return names.shortened(digest, self.catalog.digests_with) if self._reader else digest.hex()
+
+    @cached_property
+    def _reader(self) -> Reader | None:
+        """The reader if there is a store; for what is worth knowing but not worth failing."""
         try:
-            return names.shortened(digest, self.catalog.digests_with)
-        except StoreMissing:
-            return digest.hex()
+            return self.reader
+        except VeloError:
+            return None
 
     def _trees_with(self, digits: str) -> Iterator[bytes]:
         for digest in self.catalog.digests_with(digits):
@@ -117,7 +122,7 @@ def _manifest_meant(which: str | None) -> tuple[Path, Manifest, str]:
     """The manifest that a file, a key or a folder stands for; and the folder, if it was one."""
     if which and os.path.isfile(which):
         return Path(which), read_manifest(Path(which)), ""
-    files = published(open_store())
+    files = sorted(published(open_store()), key=attrgetter("updated"), reverse=True)
     if not which:
         return _only_manifest(files)
     by_key = [file for file in files if file.key == which]
@@ -129,9 +134,9 @@ def _manifest_meant(which: str | None) -> tuple[Path, Manifest, str]:
     if by_prefix:
         return *_ingested(by_prefix, which), place
     for file in files:
-        if file.layer == "base":
+        with suppress(StoreCorrupt):
             manifest = read_manifest(file.path)
-            if any(place == each or place.startswith(f"{each}/") for each in own_folders(manifest)):
+            if file.layer == "base" and _describes(manifest, place):
                 return file.path, manifest, place
     raise UsageFault(f"no manifest describes {which}", hint=INGEST)
 

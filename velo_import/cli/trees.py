@@ -44,7 +44,7 @@ def tree_(which: str | None, folder: str | None, times: bool, is_kept: bool, as_
         render.data({**_described(meant), **counts, "bytes": totals.bytes, "kept": is_kept})
         return
     render.line(f"tree:{meant.grown.tree.root.hex()}")
-    _note_left_out(meant)
+    _note_gaps(meant)
 
 
 @click.command("diff")
@@ -79,7 +79,7 @@ def diff(a: str, b: str, folder: str | None, times: bool, as_json: bool) -> int:
         ]
     render.table(("change", "path", "before", "after"), rows)
     for each in sides:
-        _note_left_out(each)
+        _note_gaps(each)
     render.note(", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind]) or "no differences")
     return int(bool(changes))
 
@@ -135,7 +135,7 @@ def export_(
             "time": f"{made.seconds:.2f} s",
         }
     )
-    _note_left_out(meant)
+    _note_gaps(meant)
     if link_mode == Way.HARDLINK.value and made.cloned + made.copied:
         render.note(
             f"{made.cloned + made.copied} large files could not be hard links: is {target} on another disk?"
@@ -154,6 +154,7 @@ def _described(meant: Meant) -> dict[str, Any]:
         "folder": meant.folder,
         "tree": f"tree:{meant.grown.tree.root.hex()}",
         "left_out": [_shown(os.fsencode(path)) for path in meant.grown.left_out],
+        "missing": meant.missing,
     }
 
 
@@ -192,7 +193,12 @@ def _cell(entry: t.Entry | None, trees: Trees) -> str:
     return ", ".join(parts)
 
 
-def _note_left_out(meant: Meant) -> None:
+def _note_gaps(meant: Meant) -> None:
+    if meant.missing:
+        render.note(
+            f"the content of {meant.missing} files of {meant.which} is not in the store: the folder was only "
+            f"looked through for modules, or content was lost\nhint: run `velo ingest {meant.folder}`"
+        )
     left_out = meant.grown.left_out
     if left_out:
         first = _shown(os.fsencode(left_out[0]))

@@ -67,6 +67,18 @@ def test_rows_are_as_before(store: Store, tmp_path: Path, monkeypatch: pytest.Mo
     assert (after[1], after[2]) == (variants, counts)
 
 
+def test_one_source_in_two_packs_is_one_variant(store: Store) -> None:
+    packs = {
+        bytecode_pack(store, numbers, label).id for numbers, label in ((range(60), "a"), (range(40, 99), "b"))
+    }
+
+    with Catalog.rebuild(store) as catalog:
+        found = catalog.variants_of([source(number) for number in range(99)], BUILD, 0)
+
+    assert len(found) == 99
+    assert {variant.pack_id for variant in found.values()} == packs
+
+
 def test_a_loose_copy_is_preferred(store: Store, tmp_path: Path) -> None:
     """Whoever needs a file should not have to make one."""
     (tmp_path / "file").write_bytes(payload(7))

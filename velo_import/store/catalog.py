@@ -242,10 +242,10 @@ class Catalog:
         self._transact(work)
 
     def _put(
-        self, transaction: lmdb.Transaction, table: str, rows: list[tuple[bytes, bytes]], last: bool = False
+        self, transaction: lmdb.Transaction, table: str, rows: list[tuple[bytes, bytes]], behind: bool = False
     ) -> None:
         with transaction.cursor(self._tables[table]) as cursor:
-            cursor.putmulti(rows, append=last)
+            cursor.putmulti(rows, append=behind)
 
     def _transact(self, work: Callable[[lmdb.Transaction], None]) -> None:
         """Do the work in one transaction; again with a larger map if it does not fit."""
@@ -441,8 +441,8 @@ class Catalog:
         """Fill a new catalogue from the packs and loose blobs; the mark of completeness comes last."""
         from .rebuild import batches, ignore  # It needs the records above.
 
-        for table, rows, last in batches(self.store, progress or ignore):
-            self._transact(partial(self._put, table=table, rows=rows, last=last))
+        for table, rows in batches(self.store, progress or ignore):
+            self._transact(partial(self._put, table=table, rows=rows, behind=True))
         mark = Writing()
         mark._rows["about"][b"format"] = FORMAT
         self._commit(mark)

@@ -3,7 +3,8 @@
 
 Knows what each file contributes; the tables are catalog.py's. Its surprise: the packs are read in two rounds.
 Digests are random, and rows that arrive in random order cost a database several times what sorted ones do;
-so the second round goes through all packs once for each range of digests, and memory stays bounded.
+so the second round goes through all packs once for each range of digests, and memory stays bounded. Variants
+are sorted by another key than the packs have, and pass through buckets.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from contextlib import suppress
 from itertools import accumulate
 from operator import itemgetter
 from pathlib import Path
+from struct import Struct
 from typing import NamedTuple
 
 from ..errors import StoreCorrupt
 from ..format import pack
 from ..host.files import Stamp, open_quietly, stamp_of
+from .buckets import COUNT, Buckets
 from .catalog import LOCATION, LOOSE, PACKED, VARIANT, encode_pack_record, record_of, variant_key
 from .layout import Store
 from .packs import PackFile, open_pack
@@ -30,21 +33,24 @@ Progress = Callable[[str, int, int], None]
 # Held in memory at a time: some 60 MB.
 _STEP = 200_000
 _NO_STAMP = Stamp(0, 0, 0, 0)
+# Source, offset, length, digest, number of the pack.
+_VARIANT = Struct("<32sQQ32sI")
 
 
 class Batch(NamedTuple):
-    """Sorted rows for one table; `last` says that they belong behind all that is there."""
+    """Rows for one table, ascending, and all of them behind those of the batches before."""
 
     table: str
     rows: Rows
-    last: bool
 
 
 class _Index(NamedTuple):
-    """Where the index of a pack is, and how many of its records begin with a byte below each value."""
+    """Where the index of a pack is, and how many of its records begin with a byte below each value. `build`
+    is the end of its variants' keys."""
 
     path: Path
     stamp: Stamp
+    build: bytes
     offset: int
     below: array[int]
 
@@ -61,18 +67,39 @@ def batches(store: Store, progress: Progress = ignore) -> Iterator[Batch]:
     """
     indexes: list[_Index] = []
     packs: Rows = []
-    variants: Rows = []
     paths = sorted(store.packs.glob("*/*.pack"))
-    for number, path in enumerate(paths):
-        progress("packs", number, len(paths))
-        with suppress(OSError, StoreCorrupt), open_pack(path) as file:
-            packs.append((bytes.fromhex(file.id), encode_pack_record(record_of(file, _NO_STAMP))))
-            indexes.append(_index_of(file))
-            variants += _variants(file)
-        if len(variants) >= _STEP:
-            yield Batch("variants", sorted(variants), False)
-            variants = []
-    yield Batch("variants", sorted(variants), False)
+    with Buckets(store.run) as variants:
+        for number, path in enumerate(paths):
+            progress("packs", number, len(paths))
+            with suppress(OSError, StoreCorrupt), open_pack(path) as file:
+                if file.kind == "bytecode":
+                    variants.add(_variants(file, len(indexes)))
+                packs.append((bytes.fromhex(file.id), encode_pack_record(record_of(file, _NO_STAMP))))
+                indexes.append(_index_of(file))
+        yield from _variant_batches(variants, indexes)
+    yield from _blob_batches(store, indexes, progress)
+    yield Batch("packs", packs)
+
+
+def _variants(file: PackFile, number: int) -> Iterator[bytes]:
+    encode = _VARIANT.pack
+    for digest, source, offset, length, _, _, _, _ in file.entries:
+        yield encode(source, offset, length, digest, number)
+
+
+def _variant_batches(variants: Buckets, indexes: list[_Index]) -> Iterator[Batch]:
+    ids = [bytes.fromhex(index.path.stem) for index in indexes]
+    rows: dict[bytes, bytes] = {}
+    for bucket in range(COUNT):
+        for source, offset, length, digest, number in _VARIANT.iter_unpack(variants.take(bucket)):
+            rows[source + indexes[number].build] = VARIANT.pack(ids[number], offset, length, digest)
+        if len(rows) >= _STEP:
+            yield Batch("variants", sorted(rows.items()))
+            rows = {}
+    yield Batch("variants", sorted(rows.items()))
+
+
+def _blob_batches(store: Store, indexes: list[_Index], progress: Progress) -> Iterator[Batch]:
     total = sum(index.below[-1] for index in indexes)
     done = 0
     for first, end in _ranges(indexes):
@@ -83,24 +110,16 @@ def batches(store: Store, progress: Progress = ignore) -> Iterator[Batch]:
             with suppress(OSError):
                 _add_packed(rows, index, first, end)
         _add_loose(rows, store, first, end)
-        yield Batch("blobs", sorted(rows.items()), True)
+        yield Batch("blobs", sorted(rows.items()))
     progress("blobs", total, total)
-    yield Batch("packs", packs, True)
 
 
 def _index_of(file: PackFile) -> _Index:
     counts = [0] * 256
     for digest in map(itemgetter(0), file.entries):
         counts[digest[0]] += 1
-    return _Index(file.path, file.stamp, file.index_offset, array("L", accumulate(counts, initial=0)))
-
-
-def _variants(file: PackFile) -> Iterator[tuple[bytes, bytes]]:
-    pack_id = bytes.fromhex(file.id)
-    tail = variant_key(b"", file.build, file.optimisation)
-    for digest, source, offset, length, _, _, kind, _ in file.entries:
-        if kind == pack.BYTECODE:
-            yield source + tail, VARIANT.pack(pack_id, offset, length, digest)
+    build = variant_key(b"", file.build, file.optimisation)
+    return _Index(file.path, file.stamp, build, file.index_offset, array("L", accumulate(counts, initial=0)))
 
 
 def _ranges(indexes: list[_Index]) -> Iterator[tuple[int, int]]:

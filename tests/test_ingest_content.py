@@ -203,19 +203,19 @@ def test_a_large_file_that_changes_again_and_again_is_reported(folder, store, ta
     path = folder / "large"
     path.write_bytes(b"a" * LARGE)
     (folder / "calm").write_bytes(b"c" * LARGE)
-    after(
-        monkeypatch,
-        Blobs,
-        "stage",
-        path,
-        99,
-        lambda: path.write_bytes(str(time.time_ns()).encode() * LOOSE_FROM),
-    )
+    most: list[int] = []
+
+    def change() -> None:
+        most.append(len(temporaries(store.home)))
+        path.write_bytes(str(time.time_ns()).encode() * LOOSE_FROM)
+
+    after(monkeypatch, Blobs, "stage", path, 99, change)
 
     contents = take()
 
     assert contents.changed == [str(path)] and set(contents.read) == {str(folder / "calm")}
     assert contents.loose == [Blob(digest(folder / "calm"), LARGE)]
+    assert len(most) > 1 and max(most) <= 2  # One copy of each file at a time.
     assert temporaries(store.home) == []
 
 

@@ -269,10 +269,13 @@ class _Reading:
                 self.new_bytes += blob.size
 
     def _stage(self, item: Unread) -> tuple[Staged, FileEntry] | OSError | Changing:
+        made: list[Staged] = []
+
         def stage(descriptor: int) -> Staged:
-            staged = self.blobs.stage(descriptor)
-            self.staged.append(staged)
-            return staged
+            give_up(made)  # It changed since: two copies of a large file could fill the disk.
+            made.append(self.blobs.stage(descriptor))
+            self.staged.append(made[-1])
+            return made[-1]
 
         return _try(item, stage)
 

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.running import CHECKOUT, VELO, Velo
+from tests.support.tree import Tree
 from velo_import.launch.environment import changes, child_environment, python_path
 from velo_import.launch.execute import Fault, parse
 from velo_import.launch.injection import injection_folder, learner_command, prepare
@@ -307,3 +308,21 @@ def test_statistics_are_one_json_object(velo: Velo) -> None:
     assert {"runtime", "argv", "served", "deferred", "stale", "native", "errors", "reasons"} <= set(
         json.loads(result.stderr)
     )
+
+
+def test_use_is_marked_at_most_once_an_hour(velo: Velo, tree: Tree) -> None:
+    """A disk without access times knows of no other use; `velo gc --unused-for` asks for it."""
+    tree.write({"app.py": "print(3)"})
+    velo.learn("app.py")
+    mark = velo.home / "run" / f"{velo.python.parents[1].name}.used"
+    first = mark.stat().st_mtime_ns
+    velo.run("app.py")
+    assert mark.stat().st_mtime_ns == first
+
+    os.utime(mark, (1, 1))
+    velo.run("app.py", env={"VELO_READONLY": "1"})
+    assert mark.stat().st_mtime == 1
+    velo.run(
+        "app.py", env={"PATH": f"{velo.python.parent}:{os.environ['PATH']}"}, command=["python", "app.py"]
+    )
+    assert mark.stat().st_mtime_ns >= first

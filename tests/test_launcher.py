@@ -262,6 +262,26 @@ def test_a_note_that_is_not_true_any_more_is_not_believed(installed: Installed) 
             note.unlink()
 
 
+@pytest.mark.parametrize(
+    "program", ["true", "/usr/bin/true", "/bin/true", "./odd name-1/bin/pro gram", "./prog"]
+)
+def test_both_mark_the_same_environment_as_used(installed: Installed, program: str) -> None:
+    installed.prepare()
+    if program.startswith("./"):
+        place = installed.project / program
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy("/usr/bin/true", place)
+    run = installed.user / ".cache" / "velo" / "run"
+    marked = []
+    for velo in (installed.velo, installed.python_velo):
+        for mark in run.glob("*.used"):
+            mark.unlink()
+        assert installed.run(velo, "run", "--", program).returncode == 0
+        marked.append(sorted(mark.name for mark in run.glob("*.used")))
+    assert marked[0] == marked[1]
+    assert bool(marked[0]) == (program != "./prog")
+
+
 def test_exit_codes_signals_and_faults_are_the_references(installed: Installed) -> None:
     """The program replaces `velo`; what cannot start is told in the same words."""
     installed.prepare()

@@ -56,13 +56,13 @@ def test_every_layer_counts(store: Store) -> None:
 
 
 def test_last_use_is_the_newest_that_is_known(store: Store) -> None:
-    path = publish_environment(store, "venv", [1])
+    path = publish_environment(store, "cpython-312-my-venv-0011223344556677", [1])
     now = path.stat().st_mtime
     used(path, 9 * DAY, now)
     assert roots(store)[0].last_use == pytest.approx(now - 9 * DAY)
     os.utime(path, (now - 3 * DAY, now - 9 * DAY))  # it was mapped
     assert roots(store)[0].last_use == pytest.approx(now - 3 * DAY)
-    mark = store.run / "venv.used"
+    mark = store.run / "my-venv.used"
     mark.touch()
     os.utime(mark, (now - DAY, now - DAY))  # `velo run` was here
     assert roots(store)[0].last_use == pytest.approx(now - DAY)
@@ -146,7 +146,7 @@ def test_a_manifest_that_goes_meanwhile_needs_nothing(store: Store) -> None:
 def test_a_removed_environment_leaves_nothing_but_a_lock_that_is_held(store: Store) -> None:
     for key in ("one", "two"):
         publish_environment(store, key, [1])
-        for ending in ("vain", "used", "lock"):
+        for ending in ("vain", "lock"):
             (store.run / f"{key}.{ending}").touch()
     with locks.exclusive(store.run / "two.lock"):
         remove_environment(store, "one")

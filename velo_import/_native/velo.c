@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -245,6 +246,52 @@ static char *python_path(const char *existing, const char *folder)
     return path;
 }
 
+/* The program as the kernel will find it, for a name without a slash along PATH; 0 if it is nowhere. */
+static int find_program(const char *name, char *path, size_t size)
+{
+    if (strchr(name, '/') != NULL)
+        return snprintf(path, size, "%s", name) < (int)size;
+    for (const char *at = value_of("PATH"); at != NULL;) {
+        const char *colon = strchrnul(at, ':');
+        int length = snprintf(path, size, "%.*s/%s", (int)(colon - at), at, name);
+        if (colon > at && length < (int)size && access(path, X_OK) == 0 && is_file(path))
+            return 1;
+        at = *colon ? colon + 1 : NULL;
+    }
+    return 0;
+}
+
+/* Note that an environment is in use, at most once an hour: `run/<name>.used` (launch/injection.py, which says
+ * why; FORMAT.md, section 6). What does not work out costs nobody anything. */
+static void mark_used(const char *home, const char *program)
+{
+    char path[PATH_MAX], mark[PATH_MAX + 64], name[41];
+    struct stat status;
+    char *folder, *slash;
+    if (is_switched_on("VELO_READONLY") || !find_program(program, path, sizeof(path)))
+        return;
+    for (int i = 0; i < 2; i++) { /* PREFIX/bin/python */
+        if ((slash = strrchr(path, '/')) == NULL)
+            return;
+        *slash = '\0';
+    }
+    folder = (slash = strrchr(path, '/')) != NULL ? slash + 1 : path;
+    size_t length = 0;
+    for (; *folder != '\0' && length < sizeof(name) - 1; folder++)
+        if ((*folder >= '0' && *folder <= '9') || (*folder >= 'A' && *folder <= 'Z') ||
+            (*folder >= 'a' && *folder <= 'z') || strchr("._-", *folder) != NULL)
+            name[length++] = *folder;
+    name[length] = '\0';
+    snprintf(mark, sizeof(mark), "%s/run/%s.used", home, name);
+    if (stat(mark, &status) == 0 && time(NULL) - status.st_mtime < 3600)
+        return;
+    int file = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (file >= 0) {
+        futimens(file, NULL);
+        close(file);
+    }
+}
+
 /* Become the program if everything about it is plain; return if not, or if that failed. */
 static void run(char **command)
 {
@@ -270,6 +317,7 @@ static void run(char **command)
     const char *folder;
     if (!is_unconfigured() || (folder = read_note(home, note)) == NULL)
         return;
+    mark_used(home, command[0]);
 
     size_t count = 0;
     while (environ[count] != NULL)

@@ -12,7 +12,7 @@ import os
 
 from ..config.paths import configuration_files, default_home
 from .environment import child_environment, is_disabled
-from .injection import injection_folder, prepare
+from .injection import injection_folder, mark_used, prepare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # collections.abc would import collections, 1.5 ms
@@ -45,19 +45,21 @@ def run(arguments: Sequence[str]) -> int:
     environment = original_environment(os.environ)
     if not is_disabled(environment):
         try:
-            environment = _accelerated(environment, options)
+            environment = _accelerated(environment, options, command[0])
         except OSError:  # A relative VELO_HOME in a deleted folder: there is no such place, so run as we are.
             pass
     _restore_signals()
     return _execute(command, environment)
 
 
-def _accelerated(environment: dict[str, str], options: Mapping[str, str]) -> dict[str, str]:
+def _accelerated(environment: dict[str, str], options: Mapping[str, str], program: str) -> dict[str, str]:
     """The program's environment, after the store has been told how to learn from it."""
     home = options.get("home") or default_home(environment)
     learn = options.get("learn", "yes") == "yes"
-    if learn and environment.get("VELO_READONLY", "0") in ("", "0"):
-        prepare(home)
+    if environment.get("VELO_READONLY", "0") in ("", "0"):
+        if learn:
+            prepare(home)
+        mark_used(home, program)
     return child_environment(
         environment,
         injection_folder=injection_folder(),

@@ -7,6 +7,7 @@ to the store's own modules, which cost 40 ms to import: `velo run` cannot wait f
 
 import os
 import sys
+import time
 
 # What a store may hold beside VERSION; a folder with anything else in it is not ours to write to.
 _MAY_PRECEDE_VERSION = {"run", "cas_store", "packs", "meta.db", "manifests", "pool", "tenants"}
@@ -93,6 +94,39 @@ def _holds(path: str, wanted: bytes) -> bool:
             return is_private and file.read(len(wanted) + 1) == wanted
     except OSError:
         return False
+
+
+def mark_used(home: str, program: str) -> None:
+    """Note that the environment of a program is in use, at most once an hour, for `velo gc --unused-for`.
+
+    A disk that keeps no access times says nothing else. The mark is for a name and not for an environment:
+    which one it is only the interpreter knows, and one that has the name of another is kept longer at worst.
+    """
+    name = used_name(program)
+    if name is None or not os.path.isfile(os.path.join(home, "run", "learner")):  # VELO_HOME=~/project
+        return
+    mark = os.path.join(home, "run", f"{name}.used")
+    try:
+        if time.time() - os.stat(mark).st_mtime < 3600:
+            return
+    except OSError:
+        pass
+    try:
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        os.utime(mark)
+    except OSError:
+        pass
+
+
+def used_name(program: str) -> str | None:
+    """The middle of the environment's key, for a program in its `bin`; None for what is not there."""
+    if "/" not in program:
+        folders = os.environ.get("PATH", "").split(":")
+        found = (os.path.join(folder, program) for folder in folders if folder)
+        program = next((path for path in found if os.path.isfile(path) and os.access(path, os.X_OK)), "")
+    name = os.path.basename(os.path.dirname(os.path.dirname(program)))
+    kept = "".join(letter for letter in name if letter.isascii() and (letter.isalnum() or letter in "._-"))
+    return kept[:40] if program.count("/") >= 2 else None
 
 
 def _drop_stale_code(home: str) -> None:

@@ -125,8 +125,7 @@ def remove_environment(store: Store, key: str) -> None:
     with suppress(OSError):
         folder.rmdir()
     flush_all([store.manifests])  # what it needed goes next, and must not go before it
-    for ending in ("vain", "used"):
-        remove_quietly(store.run / f"{key}.{ending}")
+    remove_quietly(store.run / f"{key}.vain")
     # Nobody may find the lock free on one inode while we hold it on another: so it goes while we have it.
     lock = store.run / f"{key}.lock"
     with suppress(OSError, StoreLocked):
@@ -151,9 +150,14 @@ def _environments(store: Store) -> Iterator[Root]:
                 uses += [status.st_atime, status.st_mtime]
                 size += status.st_blocks * 512
         with suppress(OSError):
-            uses.append(os.stat(store.run / f"{key}.used").st_mtime)
+            uses.append(os.stat(store.run / f"{_readable_name(key)}.used").st_mtime)
         if files:
             yield Root(ENVIRONMENT, key, tuple(files), max(uses), size)
+
+
+def _readable_name(key: str) -> str:
+    """The middle of `<cache tag>-<name>-<hex>`; a cache tag has one hyphen."""
+    return "-".join(key.split("-")[2:-1])
 
 
 def _registered(store: Store) -> Iterator[Root]:

@@ -116,8 +116,9 @@ def render(record: dict[str, Any]) -> str:
     lines = [f"{record['entries']:,} entries, Python {record['python']}", record["busy"]]
     for kind, steps in record["steps"].items():
         for name, step in steps.items():
+            each = step["microseconds_per_entry"]
             lines.append(
-                f"{kind:<9} {name:<15} {step['seconds']:>8.3f} s {step['microseconds_per_entry']:>8.3f} us/entry"
+                f"{kind:<9} {name:<15} {step['seconds']:>8.3f} s {each:>8.3f} us/entry"
                 f"  {step['peak_mib']} MiB at most"
             )
     return "\n".join(filter(None, lines))

@@ -33,7 +33,8 @@ from velo_import.store.packs import PackWriter, SealedPack, open_pack
 from velo_import.store.quarantine import quarantined
 from velo_import.store.reading import Reader
 from velo_import.store.repair import Outcome, repair
-from velo_import.store.verify import BLOB, MANIFEST, PACK, ROOT, Subject, Verification, due, verify
+from velo_import.store.twins import executable_twin
+from velo_import.store.verify import BLOB, MANIFEST, PACK, ROOT, TWIN, Subject, Verification, due, verify
 
 TEXTS = [b"text %d\n" % number * (number % 50 + 1) for number in range(120)]
 DIGESTS = [digest_of(text) for text in TEXTS]
@@ -138,7 +139,7 @@ def test_a_sound_store_is_said_to_be_sound(store: Store, catalog: Catalog, tmp_p
 
     found = verify(store, catalog, jobs=2, progress=lambda *step: seen.append(step))
 
-    assert found.sound == {PACK: 2, BLOB: 1, MANIFEST: 1, ROOT: 0}
+    assert found.sound == {PACK: 2, BLOB: 1, TWIN: 0, MANIFEST: 1, ROOT: 0}
     assert (found.damaged, found.left, found.outdated, found.skipped) == ([], [], [], 0)
     assert seen[0] == (0, found.bytes) and seen[-1] == (found.bytes, found.bytes)
 
@@ -534,6 +535,23 @@ def test_a_loose_blob_that_is_nowhere_else_is_missing(store: Store, catalog: Cat
     assert (outcome.restored, outcome.lost, outcome.affected) == (False, [digest_of(b"large")], [str(origin)])
     assert not loose.exists()
     assert catalog.has_blobs([digest_of(b"large")]) == set()
+
+
+def test_an_executable_twin_is_made_again(store: Store, catalog: Catalog, tmp_path: Path) -> None:
+    """Its blob is all it takes. Who has linked the damaged one keeps it; nobody new gets it."""
+    loose_blob(store, catalog, tmp_path / "tool", b"#!/bin/sh")
+    twin = executable_twin(store, digest_of(b"#!/bin/sh"))
+    assert twin is not None
+    assert is_sound(store, catalog)
+    flip_bit(twin, 3)
+
+    _, (outcome,) = repaired(store, catalog)
+
+    assert (outcome.damage.subject.kind, outcome.is_healed, outcome.lost) == (TWIN, True, [])
+    assert not twin.exists()
+    assert executable_twin(store, digest_of(b"#!/bin/sh")) == twin
+    assert twin.read_bytes() == b"#!/bin/sh"
+    assert is_sound(store, catalog)
 
 
 def test_a_damaged_manifest_is_put_aside(store: Store, catalog: Catalog, tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ from .catalog import LOOSE, PACKED, Catalog, Verified
 from .layout import Store
 from .packs import open_pack
 
-PACK, BLOB, MANIFEST, ROOT = "pack", "blob", "manifest", "root"
-KINDS = (PACK, BLOB, MANIFEST, ROOT)
-_WHERE = {PACK: PACKED, BLOB: LOOSE}
+PACK, BLOB, TWIN, MANIFEST, ROOT = "pack", "blob", "twin", "manifest", "root"
+KINDS = (PACK, BLOB, TWIN, MANIFEST, ROOT)
+# What is worth a record of when it was verified (FORMAT.md, section 5.4).
+_WHERE = {PACK: PACKED, BLOB: LOOSE, TWIN: 3}
 
 # What a disk says that has lost what it should hold; everything else is not the file's fault.
 _DISK_FAULTS = {errno.EIO, errno.EUCLEAN, errno.EBADMSG}
@@ -198,6 +199,8 @@ def _subjects(store: Store) -> Iterator[Subject]:
         with suppress(OSError):
             for name in sorted(os.listdir(folder)):
                 yield from _named(BLOB, name, f"{folder}/{name}")
+    for path in sorted(store.executables.glob("??/*")):
+        yield from _named(TWIN, path.name, str(path))
 
 
 def _named(kind: str, name: str, path: str) -> Iterator[Subject]:
@@ -280,4 +283,10 @@ def _judge_root(subject: Subject) -> str:
     return ""
 
 
-_JUDGES = {PACK: _judge_pack, BLOB: _judge_blob, MANIFEST: _judge_manifest, ROOT: _judge_root}
+_JUDGES = {
+    PACK: _judge_pack,
+    BLOB: _judge_blob,
+    TWIN: _judge_blob,
+    MANIFEST: _judge_manifest,
+    ROOT: _judge_root,
+}

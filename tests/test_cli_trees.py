@@ -303,6 +303,24 @@ def test_what_was_only_learned_is_no_folder(velo: Velo, tree: Tree) -> None:
     assert "was learned, not ingested" in result.stderr and "hint: run `velo ingest` on it" in result.stderr
 
 
+def test_what_an_ingest_leaves_out_is_no_difference(velo: Velo, app: Tree) -> None:
+    """Secrets, histories, caches, another environment: not in the manifest, and not missed in it either."""
+    app.write(
+        {
+            ".env": "PASSWORD=1",
+            "notes.key": "-",
+            "key.txt": "-----BEGIN PRIVATE KEY-----\n",
+            ".git/config": "",
+            "node_modules/a/index.js": "",
+            "other/pyvenv.cfg": "",
+            "other/lib.py": "",
+            "shop/__pycache__/cart.pyc": "",
+        }
+    ).ingest()
+    result = velo.command("manifest", "diff", app.folder, f"disk:{app.folder}")
+    assert result.answer == ("", "no differences\n", 0)
+
+
 def test_secrets_do_not_come_out(velo: Velo, tree: Tree) -> None:
     """What an ingest leaves out is in no tree, and an export does not invent it."""
     tree.write({"app.py": "", ".env": "PASSWORD=1"})

@@ -21,6 +21,7 @@ from velo_import.format import tree as t
 from velo_import.format.tree import Entry
 from velo_import.host import materialise
 from velo_import.host.materialise import Way
+from velo_import.ingest.trees import tree_of_folder
 from velo_import.store import names
 from velo_import.store.blobs import Blobs
 from velo_import.store.catalog import Catalog
@@ -30,7 +31,7 @@ from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter
 from velo_import.store.reading import Reader
 from velo_import.store.roots import needs, roots
-from velo_import.store.trees import Grown, own_folders, tree_of_folder, tree_of_manifest
+from velo_import.store.trees import Grown, own_folders, tree_of_manifest
 
 LARGE = bytes(range(256)) * 2048
 MTIME = 1_600_000_000_123_456_789
@@ -95,7 +96,7 @@ def stored(folder: Path, store: Store, catalog: Catalog, *, times: bool = False)
             writing.put_pack(sealed)
         for blob in Blobs(store).put_files(loose):
             writing.put_loose(blob.digest, blob.size)
-    return tree_of_folder(str(folder), times=times)
+    return tree_of_folder(str(folder), None, times=times)
 
 
 def exported(
@@ -139,9 +140,9 @@ def test_equal_folders_have_equal_ids(source: Path, tmp_path: Path) -> None:
     (twin / "lib" / "__pycache__").mkdir()
     (twin / "lib" / "__pycache__" / "x.pyc").write_bytes(b"not part of it")
 
-    assert tree_of_folder(str(twin)) == tree_of_folder(str(source))
-    assert tree_of_folder(str(source)).tree.root == tree_of_folder(f"{source}/").tree.root
-    first, second = (tree_of_folder(str(each), times=True).tree.root for each in (source, twin))
+    assert tree_of_folder(str(twin), None) == tree_of_folder(str(source), None)
+    assert tree_of_folder(str(source), None).tree.root == tree_of_folder(f"{source}/", None).tree.root
+    first, second = (tree_of_folder(str(each), None, times=True).tree.root for each in (source, twin))
     assert first != second, "times count when they are asked for"
 
 
@@ -158,9 +159,9 @@ def test_equal_folders_have_equal_ids(source: Path, tmp_path: Path) -> None:
     ids=["content", "executable", "name", "empty folder", "link", "kind"],
 )
 def test_every_change_changes_the_id(source: Path, change: object) -> None:
-    before = tree_of_folder(str(source)).tree
+    before = tree_of_folder(str(source), None).tree
     change(source)  # type: ignore[operator]
-    after = tree_of_folder(str(source)).tree
+    after = tree_of_folder(str(source), None).tree
 
     assert before.root != after.root
     assert list(t.diff(before, after))
@@ -170,13 +171,13 @@ def test_what_has_no_content_is_named(source: Path) -> None:
     """Pipes and sockets are no part of a tree, and nobody has to guess which."""
     os.mkfifo(source / "pipe")
 
-    assert tree_of_folder(str(source)).left_out == [str(source / "pipe")]
+    assert tree_of_folder(str(source), None).left_out == [str(source / "pipe")]
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, source: Path) -> None:
     for path in (tmp_path / "none", source / "app.py"):
         with pytest.raises(VeloError, match=f"cannot read {path}"):
-            tree_of_folder(str(path))
+            tree_of_folder(str(path), None)
 
 
 # -- of a manifest ---------------------------------------------------------------------------------
@@ -268,7 +269,7 @@ def test_what_was_stored_comes_out_again(
     result, steps = exported(grown.tree, target, store, reader, way)
 
     assert listing(target) == listing(source)
-    assert tree_of_folder(str(target)).tree == tree_of_folder(str(source)).tree
+    assert tree_of_folder(str(target), None).tree == tree_of_folder(str(source), None).tree
     assert (result.folders, result.files, result.links) == (4, 8, 2)
     assert result.bytes == sum(
         len(each) for kind, each in listing(source).values() if kind in ("file", "program")
@@ -324,7 +325,7 @@ def test_clones_are_verified_where_they_lie(
     monkeypatch.setattr(materialise, "clone", clone)
     result, _ = exported(grown.tree, tmp_path / "export", store, reader)
     assert (result.cloned, result.copied) == (3, 0)
-    assert tree_of_folder(str(tmp_path / "export"), times=True).tree == grown.tree
+    assert tree_of_folder(str(tmp_path / "export"), None, times=True).tree == grown.tree
 
     monkeypatch.setattr(materialise, "clone", partial(clone, spoil=b"!"))
     with pytest.raises(StoreCorrupt):
@@ -536,7 +537,7 @@ def test_whatever_the_tree_it_comes_out_as_it_is(
     with Reader(catalog) as reader:
         exported(tree, target, store, reader, way)
 
-    assert tree_of_folder(str(target)).tree == tree
+    assert tree_of_folder(str(target), None).tree == tree
 
 
 def test_hostile_links_do_not_lead_an_export_astray(

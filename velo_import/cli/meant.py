@@ -19,12 +19,14 @@ import click
 from ..errors import StoreCorrupt, UsageFault, VeloError
 from ..format import tree as t
 from ..format.manifest import DIRECTORY, SITE, Manifest
+from ..ingest.apply import kind_of
+from ..ingest.trees import tree_of_folder
 from ..store import names
 from ..store.catalog import Catalog
 from ..store.kept import content_of, load
 from ..store.layout import Store
 from ..store.reading import Reader
-from ..store.trees import Grown, own_folders, tree_of_folder, tree_of_manifest
+from ..store.trees import Grown, own_folders, tree_of_manifest
 from . import render
 from .common import open_store
 from .manifests import ManifestFile, published, read_manifest, readable_prefix
@@ -83,7 +85,7 @@ class Trees:
         if which and which.startswith(DISK):
             place = os.path.abspath(which[len(DISK) :])
             with render.progress(f"reading {place}"):
-                return Meant(which, place, tree_of_folder(place, times=times))
+                return Meant(which, place, tree_of_folder(place, kind_of(place), times=times))
         if which and names.is_name(which, names.TREE):
             tree = load(names.resolve(which, names.TREE, self._trees_with), self.reader)
             encoded = {digest: t.encode_node(node) for digest, node in tree.nodes.items()}

@@ -31,7 +31,8 @@ KINDS = ("added", "removed", "changed")
 def tree_(which: str | None, folder: str | None, times: bool, is_kept: bool, as_json: bool) -> None:
     """The id of a folder: equal folders have equal ids, on every machine.
 
-    A tree that is kept can be compared and exported by its id after the folder has changed or gone.
+    A folder is meant as it was ingested; with disk: before it, as an ingest would find it now. A tree that is
+    kept can be compared and exported by its id after the folder has changed or gone.
     """
     with ExitStack() as stack:
         trees = Trees(stack, writable=is_kept)
@@ -56,8 +57,8 @@ def tree_(which: str | None, folder: str | None, times: bool, is_kept: bool, as_
 def diff(a: str, b: str, folder: str | None, times: bool, as_json: bool) -> int:
     """What has to change in A to get B. Exit code 1 when they differ.
 
-    A and B are manifests (a file, a key, or a folder that was ingested), trees that are kept (tree:ID), or
-    folders as they are now (disk:FOLDER).
+    A and B are manifests (a file, a key, or a folder as it was ingested), trees that are kept (tree:ID), or
+    folders as an ingest would find them now (disk:FOLDER).
     """
     with ExitStack() as stack:
         trees = Trees(stack)

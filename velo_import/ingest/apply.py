@@ -506,11 +506,17 @@ def areas_of(target: str, interpreter: Interpreter) -> tuple[Area, ...]:
     paths = {area.path for area in areas}
     if target in paths or any(target.startswith(f"{area.path}/") for area in areas if area.kind != STDLIB):
         return tuple(areas)
-    if os.path.isfile(f"{target}/pyvenv.cfg"):
-        areas.append(Area(target, None))
-    elif target not in (interpreter.prefix, interpreter.base_prefix):
-        areas.append(Area(target, SITE if _holds_distributions(target) else TREE))
+    kind = kind_of(target)
+    if kind is None or target not in (interpreter.prefix, interpreter.base_prefix):
+        areas.append(Area(target, kind))
     return tuple(areas)
+
+
+def kind_of(target: str) -> int | None:
+    """What a folder is taken for that is on no search path: an environment (None), packages or a project."""
+    if os.path.isfile(f"{target}/pyvenv.cfg"):
+        return None
+    return SITE if _holds_distributions(target) else TREE
 
 
 def _holds_distributions(folder: str) -> bool:

@@ -1,26 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees of what a manifest describes, and of what lies on disk (FORMAT.md, section 7).
+"""Trees of what a manifest describes (FORMAT.md, section 7).
 
-Knows vnodes and folders; the bytes of nodes are format/tree.py's, content is reading.py's. Its surprise: a
-manifest can describe several folders (an environment, a project, the standard library), and each has a tree.
+Knows vnodes; the bytes of nodes are format/tree.py's, content is reading.py's. Its surprise: a manifest can
+describe several folders (an environment, a project, the standard library), and each has a tree of its own.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from blake3 import blake3
-
-from ..errors import VeloError
 from ..format import manifest as m
 from ..format import tree as t
-from ..host.files import open_quietly, pieces
-
-# Bytecode is kept by source, not by path: what Python puts there is no part of a folder's content.
-CACHE = "__pycache__"
 
 
 class Grown(NamedTuple):
@@ -91,59 +83,6 @@ def _is_behind(folder: str, links: set[str], stop: int) -> bool:
             return True
         folder = os.path.dirname(folder)
     return False
-
-
-def tree_of_folder(folder: str, *, times: bool = False) -> Grown:
-    """The tree of a folder as it lies on disk, without `__pycache__`; every file is read.
-
-    Raises:
-        VeloError: it is no folder, or something in it cannot be read.
-    """
-    left_out: list[str] = []
-    try:
-        tree, encoded = t.build(_entries_on_disk(folder, times, left_out))
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        path = os.fsdecode(error.filename or folder).rstrip("/")
-        raise VeloError(
-            f"cannot read {path}: {reason}", hint="a tree needs every file of a folder"
-        ) from error
-    return Grown(tree, encoded, left_out)
-
-
-def _entries_on_disk(folder: str, times: bool, left_out: list[str]) -> Iterator[tuple[bytes, t.Entry]]:
-    pending = [b""]
-    root = os.fsencode(folder)
-    while pending:
-        place = pending.pop()
-        with os.scandir(os.path.join(root, place)) as listing:
-            for found in listing:
-                path = place + found.name
-                if found.is_symlink():
-                    yield path, t.Entry(t.LINK, target=os.readlink(found.path))
-                elif found.is_dir():
-                    if os.fsdecode(found.name) != CACHE:
-                        yield path, t.Entry(t.FOLDER)
-                        pending.append(path + b"/")
-                elif found.is_file():
-                    yield path, _file_on_disk(found.path, times)
-                else:
-                    left_out.append(os.fsdecode(found.path))
-
-
-def _file_on_disk(path: bytes, times: bool) -> t.Entry:
-    descriptor = open_quietly(path)
-    try:
-        hasher = blake3()
-        size = 0
-        for piece, _ in pieces(descriptor):
-            hasher.update(piece)
-            size += len(piece)
-        status = os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
-    kind = t.EXECUTABLE if stat.S_IMODE(status.st_mode) & 0o111 else t.FILE
-    return t.Entry(kind, hasher.digest(), size, mtime_ns=status.st_mtime_ns if times else None)
 
 
 def _inside(folder: str) -> str:

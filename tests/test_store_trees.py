@@ -390,16 +390,15 @@ def test_no_executable_is_made_of_damaged_content_or_in_a_store_that_is_read_onl
 def test_a_damaged_executable_is_made_again_once_it_has_gone(
     source: Path, tmp_path: Path, store: Store, catalog: Catalog, reader: Reader
 ) -> None:
-    """It is refused like any content; the hint says what helps."""
+    """It is refused like any content; `velo verify` puts it aside."""
     grown = stored(source, store, catalog)
     exported(grown.tree, tmp_path / "one", store, reader, Way.HARDLINK)
     twin = store.executable_path(digest_of(LARGE + b"x"))
     flip_bit(twin, 9)
     twin.chmod(0o555)
 
-    with pytest.raises(StoreCorrupt, match=str(twin)) as caught:
+    with pytest.raises(StoreCorrupt, match=str(twin)):
         exported(grown.tree, tmp_path / "two", store, reader, Way.HARDLINK)
-    assert "remove that file" in caught.value.hint
     twin.unlink()
     exported(grown.tree, tmp_path / "two", store, reader, Way.HARDLINK)
     assert listing(tmp_path / "two") == listing(source)

@@ -36,7 +36,6 @@ class Disk:
 
     def __init__(self, image: Path, folder: Path, kind: str, options: str) -> None:
         self.image = image
-        self.kind = kind
         self.folder = folder
         self._mount = ["mount", "-t", kind, "-o", f"loop,{options}", str(image), str(folder)]
 

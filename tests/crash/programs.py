@@ -37,7 +37,7 @@ from velo_import.ingest.bytecode import Source
 from velo_import.ingest.interpreter import Interpreter
 from velo_import.ingest.learning import learn
 from velo_import.ingest.scan import Area
-from velo_import.store import gc, leases
+from velo_import.store import gc, leases, repack, repair, verify
 from velo_import.store.blobs import Blobs
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
@@ -139,6 +139,24 @@ def collect_garbage(home: Path, *, seed: int, **_: Any) -> None:
     promise(collected=True)
 
 
+def repack_store(home: Path, *, seed: int, **_: Any) -> None:
+    """`velo store repack`: in turn everything is cold and compressed, and everything is used again."""
+    store = Store.open(home, create=True)
+    with leases.maintenance(store), Catalog.open(store) as catalog:
+        later = time.time() + 2 * repack.GRACE
+        repack.repack(store, catalog, now=later, cold_after=-1.0 if seed % 2 else 1e9)
+    promise(repacked=True)
+
+
+def repair_store(home: Path, **_: Any) -> None:
+    """`velo verify`."""
+    store = Store.open(home, create=True)
+    with leases.maintenance(store), Catalog.open(store) as catalog:
+        found = verify.verify(store, catalog, jobs=1)
+        outcomes = repair.repair(store, catalog, found)
+    promise(healed=[outcome.is_healed for outcome in outcomes])
+
+
 def stay(home: Path, **_: Any) -> None:
     """Do nothing, so that what others did is struck."""
     signal.pause()
@@ -158,6 +176,8 @@ PROGRAMS: dict[str, Callable[..., None]] = {
         learn_program,
         rebuild_catalogue,
         collect_garbage,
+        repack_store,
+        repair_store,
         stay,
         examine,
     )

@@ -38,6 +38,7 @@ def test_each_flush_fails_once(rig: Rig, program: str, step: int) -> None:
     """
     rig.server.require_shim()
     at = 1
+    rig.edit()
     while True:
         rig.forget()
         rig.home.parent.mkdir(exist_ok=True)

@@ -12,7 +12,15 @@ from tests.crash.rig import Rig
 from tests.support.stores import temporaries
 from velo_import.store.layout import Store
 
-PROGRAMS = ("store_blobs", "ingest_tree", "learn_program", "rebuild_catalogue", "collect_garbage")
+PROGRAMS = (
+    "store_blobs",
+    "ingest_tree",
+    "learn_program",
+    "rebuild_catalogue",
+    "repack_store",
+    "collect_garbage",
+    "repair_store",
+)
 
 
 @pytest.mark.parametrize("turns", [20, pytest.param(500, marks=pytest.mark.crash)])

@@ -18,8 +18,10 @@ PROGRAMS = (
     "learn_program",
     "collect_garbage",
     "ingest_tree",
+    "repack_store",
     "rebuild_catalogue",
     "store_blobs",
+    "repack_store",
     "collect_garbage",
     "ingest_tree",
 )

@@ -21,12 +21,21 @@ MOST_BYTES = 1 << 30
 
 
 def put_aside(store: Store, path: Path) -> Path:
-    """Move a damaged file into quarantine; return where it is now. Its mtime becomes the time of this."""
+    """Put a damaged file into quarantine and return where; its mtime becomes the time of this.
+
+    Where a file can have two names it is still in its place, for the caller to replace or to remove: whoever
+    is killed in between leaves damage that is found again, and no gap that nobody looks for.
+    """
     store.require_writable()
     with explained(store.quarantine):
         changed = make_folders(store.quarantine)
         place = store.quarantine / f"{time.time_ns()}-{path.name}"
-        os.rename(path, place)
+        try:
+            os.link(path, place)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            os.rename(path, place)
         with suppress(OSError):  # Somebody else's file that root moves, or a disk that takes no more.
             os.utime(place)
         flush_all(sorted({*changed, store.quarantine, path.parent}))

@@ -119,8 +119,9 @@ class _Repair:
             return self._repair_blob(damage)
         with leases.exclusive(self.store, wait=self.wait):
             place = self._put_aside(damage)
-        if place is None:
-            return None
+            if place is None:
+                return None
+            remove_quietly(Path(damage.subject.path))
         return Outcome(damage, place, False, 0, 0, [], self._environment_of(damage))
 
     # -- packs -------------------------------------------------------------------------------------
@@ -193,6 +194,8 @@ class _Repair:
                     writing.remove_variants(variants)
                     if sealed is not None:
                         writing.put_pack(sealed)
+                if sealed is None or sealed.id != damage.subject.name:
+                    remove_quietly(Path(damage.subject.path))
         lost = sorted(known - saved)
         if sealed is not None and sealed.id == damage.subject.name:
             self.restored[sealed.id] = sealed.stamp
@@ -258,13 +261,13 @@ class _Repair:
             place = self._put_aside(damage)
             if place is None:
                 return None
+            restored = content is not None
             if source is not None:
                 with suppress(FileNotFoundError):
-                    Blobs(self.store).put_file(source)
+                    # A source that changed meanwhile was stored under another name.
+                    restored = Blobs(self.store).put_file(source).digest == digest
             elif content is not None:
                 publish(path, [content])
-            # A source that changed meanwhile was stored under another name.
-            restored = path.exists()
             with self.catalog.write() as writing:
                 if restored:
                     stamp = stamp_of(os.stat(path))
@@ -272,6 +275,8 @@ class _Repair:
                     writing.put_verified(LOOSE, digest, Verified(stamp, int(time.time())))
                 else:
                     writing.remove_blobs([digest])
+            if not restored:
+                remove_quietly(path)
         if restored:
             return Outcome(damage, place, True, 0, 0, [], [])
         return Outcome(damage, place, False, 0, 0, [digest], self.copies.paths_of(digest))

@@ -30,9 +30,10 @@ from tests.support.stores import (
     temporaries,
 )
 from velo_import.errors import StoreCorrupt, StoreLocked, UsageFault
-from velo_import.store import gc, leases
+from velo_import.store import gc, gcplan, leases
 from velo_import.store.catalog import Catalog
-from velo_import.store.gc import Report, Wish, collect, preview
+from velo_import.store.gc import collect, preview
+from velo_import.store.gcplan import Report, Wish
 from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter
 from velo_import.store.roots import register, roots
@@ -310,7 +311,7 @@ def test_left_overs_and_what_was_put_aside_go_by_age(store: Store, monkeypatch: 
     assert (report.leftovers, report.aside.count, report.aside_kept.count) == (1, 0, 2)
     assert temporaries(store.home) == []
 
-    monkeypatch.setattr(gc, "ASIDE_FOR", 60.0)
+    monkeypatch.setattr(gcplan, "ASIDE_FOR", 60.0)
     report = swept(store)
     assert (report.aside.count, report.aside_kept.count) == (2, 0)
     assert not damaged.exists() and list(store.quarantine.iterdir()) == []

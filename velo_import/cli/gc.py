@@ -15,7 +15,8 @@ import click
 from ..config.settings import Settings
 from ..config.units import parse_duration, parse_size
 from ..errors import VeloError
-from ..store.gc import Report, RootReport, Wish, collect, preview
+from ..store.gc import collect, preview
+from ..store.gcplan import Report, RootReport, Wish
 from ..store.layout import Store
 from ..store.survey import Amount
 from . import render

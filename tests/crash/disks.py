@@ -23,7 +23,7 @@ KINDS = (
     ("ext4", "data=writeback,noauto_da_alloc"),
     ("xfs", "noquota"),
 )
-_SIZE = {"ext4": 96 << 20, "xfs": 320 << 20}  # XFS refuses less than 300 MB.
+_SIZE = {"ext4": 320 << 20, "xfs": 320 << 20}  # XFS refuses less than 300 MB.
 _MAKE = {
     # No kernel thread that goes on preparing tables behind our back.
     "ext4": ("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"),

@@ -157,6 +157,23 @@ def repair_store(home: Path, **_: Any) -> None:
     promise(healed=[outcome.is_healed for outcome in outcomes])
 
 
+def fill_catalogue(home: Path, *, rows: int, steps: int) -> None:
+    """Rows as a large store has them, without the files, in so many changes."""
+    with Catalog.open(Store.open(home, create=True)) as catalog:
+        for step in range(steps):
+            with catalog.write() as writing:
+                for number in range(rows):
+                    writing.put_loose(blake3(b"%d %d" % (step, number)).digest(), 4096)
+    promise(rows=rows)
+
+
+def reopen(home: Path, **_: Any) -> None:
+    """What the next command has to wait for."""
+    began = time.perf_counter()
+    Catalog.open(Store.open(home, create=True)).close()
+    promise(seconds=time.perf_counter() - began)
+
+
 def stay(home: Path, **_: Any) -> None:
     """Do nothing, so that what others did is struck."""
     signal.pause()
@@ -178,6 +195,8 @@ PROGRAMS: dict[str, Callable[..., None]] = {
         collect_garbage,
         repack_store,
         repair_store,
+        fill_catalogue,
+        reopen,
         stay,
         examine,
     )

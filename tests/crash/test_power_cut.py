@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,22 @@ def test_power_is_cut_at_each_operation(rig: Rig, power: Disk, program: str) -> 
         if finished:
             break
     assert at > 10
+
+
+@pytest.mark.parametrize("rows", [20_000, pytest.param(500_000, marks=pytest.mark.crash)])
+def test_large_store_reopens_at_once(rig: Rig, power: Disk, rows: int) -> None:
+    """After a power cut in the middle of changes nothing is read again, however much there is."""
+    assert rig.server.ask("fill_catalogue", rig.home, arguments={"rows": rows, "steps": 1}).finished
+    seconds = []
+    for seed in range(5):
+        arguments = {"rows": 500, "steps": 1_000_000}
+        request = {"after": rig.chance.uniform(0.0, 0.3), "cut": str(power.folder), "seed": seed}
+        rig.server.ask("fill_catalogue", rig.home, arguments=arguments, **request)
+        power.restart()
+        (said,) = rig.server.ask("reopen", rig.home).said
+        seconds.append(said["seconds"])
+    assert os.stat(rig.home / "meta.db" / "data.mdb").st_size > rows * 96
+    assert sorted(seconds)[1] < 0.05, "the clock is not ours alone, but it cannot be busy every time"
 
 
 def test_a_store_that_does_not_flush_is_found_out(rig: Rig, power: Disk) -> None:

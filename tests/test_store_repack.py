@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stores import bytecode_pack, digest_of, flip_bit, temporaries
+from tests.support.stores import bytecode_pack, digest_of, flip_bit, start, temporaries
 from velo_import.errors import StoreCorrupt, StoreLocked, VeloError
 from velo_import.format import pack
 from velo_import.format.manifest import Build, FileRecord, Manifest, PackRecord, encode
@@ -229,8 +229,8 @@ def test_bytecode_is_never_touched(store: Store, catalog: Catalog) -> None:
 def test_many_small_packs_become_one(store: Store, catalog: Catalog) -> None:
     """Each ingest leaves one; nobody wants to open thousands."""
     step = len(TEXTS) // MANY_PACKS
-    for start in range(0, step * (MANY_PACKS - 1), step):
-        packed(store, catalog, TEXTS[start : start + step], age=DAY)
+    for first in range(0, step * (MANY_PACKS - 1), step):
+        packed(store, catalog, TEXTS[first : first + step], age=DAY)
     used(store, TEXTS)
     assert repacked(store, catalog) == Report()
     packed(store, catalog, TEXTS[step * (MANY_PACKS - 1) :], age=DAY)
@@ -257,8 +257,8 @@ def test_rounds_bound_the_space(store: Store, catalog: Catalog, monkeypatch: pyt
     """Old files go as soon as some have been replaced, not when all have."""
     monkeypatch.setattr(repack_module, "_ROUND_BYTES", 1)
     monkeypatch.setattr(repack_module, "_BATCH_BYTES", 5000)
-    for start in range(0, 200, 50):
-        packed(store, catalog, TEXTS[start : start + 50])
+    for first in range(0, 200, 50):
+        packed(store, catalog, TEXTS[first : first + 50])
     loose(store, catalog, LARGE)
 
     report = repacked(store, catalog)
@@ -346,6 +346,44 @@ def test_a_pack_that_changed_meanwhile_is_kept(
     assert (report.packs_removed, report.packs_made) == (0, 1)
     assert old.path.exists()
     everything(catalog, TEXTS)
+
+
+REPACK_FOREVER = """
+import itertools, time
+from velo_import.store import leases, repack
+repack._ROUND_BYTES = 50_000
+repack._BATCH_BYTES = 20_000
+future = time.time() + 10 * repack.COLD_AFTER
+print("ready", flush=True)
+for turn in itertools.count(int(sys.argv[2])):
+    with leases.maintenance(store, wait=10), Catalog.open(store) as catalog:
+        # All is cold, then all is warm.
+        repack.repack(store, catalog, now=future, cold_after=(1 + turn % 2 * 1000) * repack.COLD_AFTER)
+"""
+
+
+def test_kill_at_any_moment_loses_nothing(store: Store) -> None:
+    """Everything is where the catalogue says, whatever was on its way."""
+    contents = [text * 10 for text in TEXTS] + [LARGE, LARGE[:-1], LARGE[1:]]
+    with Catalog.open(store) as catalog:
+        for first in range(0, 200, 40):
+            packed(store, catalog, contents[first : first + 40])
+        for content in contents[200:]:
+            loose(store, catalog, content)
+    used(store, contents)
+    chance = random.Random(11)
+    seen: set[int] = set()
+    for turn in range(8):
+        child = start(REPACK_FOREVER, store.home, str(turn))
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(chance.uniform(0.0, 0.5))
+        child.kill()
+        child.communicate(timeout=60)
+        with Catalog.open(store) as catalog:
+            everything(catalog, contents)
+            seen |= codecs(catalog, contents)
+    assert seen == {pack.PLAIN, pack.ZSTD}  # it did work meanwhile
 
 
 def test_gc_and_repack_agree(store: Store, catalog: Catalog) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tests.support.stores import (
     flip_bit,
     replace,
     source,
+    start,
     temporaries,
 )
 from velo_import.format import manifest as manifests
@@ -613,6 +616,50 @@ def test_a_failed_flush_leaves_the_damaged_file(
         (outcome,) = repair(store, catalog, found, wait=0)
     assert outcome.restored
     assert temporaries(store.home) == []
+
+
+REPAIR_ONCE = """
+from velo_import.store import leases
+from velo_import.store.repair import repair
+from velo_import.store.verify import verify
+with Catalog.open(store) as catalog, leases.maintenance(store, wait=10):
+    print("ready", flush=True)
+    repair(store, catalog, verify(store, catalog), wait=10)
+"""
+
+
+def test_killed_repair_is_finished_by_the_next(store: Store, tmp_path: Path) -> None:
+    """What the first has put aside and not refilled counts as missing; the content is stored again from its
+    source by whoever needs it. What it did not reach is repaired by the second."""
+    tree = written(tmp_path / "tree")
+    with Catalog.open(store) as catalog:
+        packs = [content_pack(store, catalog, range(start_, start_ + 20)) for start_ in range(0, 120, 20)]
+    published(store, tree, tuple(packs))
+    chance = random.Random(5)
+    for _ in range(6):
+        for path in store.packs.glob("??/*.pack"):
+            flip_bit(path, 64 + 96 + 2)
+        child = start(REPAIR_ONCE, store.home)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(chance.uniform(0.0, 0.08))
+        child.kill()
+        child.communicate(timeout=60)
+
+        with Catalog.open(store) as catalog:
+            _, outcomes = repaired(store, catalog)
+            assert all(outcome.is_healed for outcome in outcomes)
+            with Reader(catalog) as reader:
+                present = reader.missing(DIGESTS)
+                assert len(present) in (0, 20)  # at most the one pack that was on its way
+                for digest in {*DIGESTS} - present:
+                    assert reader.read(digest) == TEXTS[DIGESTS.index(digest)]
+            for pack in packs:
+                if not pack.path.exists():
+                    content_pack(store, catalog, range(20 * packs.index(pack), 20 * packs.index(pack) + 20))
+            repaired(store, catalog)  # the manifest learns the stamps of those
+            everything(catalog)
+            assert is_sound(store, catalog)
 
 
 # -- quarantine ------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from .pack import MAX_EXPANDED, PLAIN, ZSTD
 
 # Of the original size. Reading has to unpack from now on: an eighth is the least that is worth it.
 _PAYS_BELOW = 7 / 8
-_LEVEL = 12
+# Python sources on one core: level 3 gives 3.74:1 at 236 MB/s, 9 gives 4.11:1 at 57, 12 gives 4.16:1 at 18.
+_LEVEL = 9
 
 
 def compressed(data: bytes) -> bytes | None:

@@ -316,9 +316,15 @@ def test_what_an_ingest_leaves_out_is_no_difference(velo: Velo, app: Tree) -> No
             "other/lib.py": "",
             "shop/__pycache__/cart.pyc": "",
         }
-    ).ingest()
+    )
+    (app / "settings").symlink_to(".env")
+    (app / "server.key").symlink_to("notes.txt")
+    app.ingest()
     result = velo.command("manifest", "diff", app.folder, f"disk:{app.folder}")
     assert result.answer == ("", "no differences\n", 0)
+    velo.command("manifest", "export", velo.folder / "out")
+    assert os.readlink(velo.folder / "out/settings") == ".env"
+    assert not os.path.lexists(velo.folder / "out/server.key")
 
 
 def test_secrets_do_not_come_out(velo: Velo, tree: Tree) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from velo_import.format.manifest import NO_DIGEST, SYMBOLIC_LINK, FileRecord
+from velo_import.format.manifest import NO_DIGEST, SYMBOLIC_LINK, TREE, FileRecord
 from velo_import.ingest.links import note_links
 from velo_import.ingest.plan import Draft, file_record
 from velo_import.ingest.scan import Area, scan
@@ -54,10 +54,15 @@ def test_links_to_files_keep_the_vnode_of_the_file(project: Path) -> None:
 
 
 def test_links_to_folders_and_to_nothing_get_a_vnode(project: Path) -> None:
-    """Without content; their text is all there is to them."""
+    """Without content: their text is all there is to them. So do links to content that is left out."""
     records = noted(project)
 
-    for name, text in (("lib64", "pkg"), ("gone", "../no/such\nplace")):
+    (project / "settings").symlink_to("pkg/a.py")
+    scanned = scan([Area(str(project), TREE)])
+    draft = Draft.empty()
+    note_links(draft, scanned, str(project))
+    records["settings"] = draft.files[str(project / "settings")]
+    for name, text in (("lib64", "pkg"), ("gone", "../no/such\nplace"), ("settings", "pkg/a.py")):
         assert records[name].link == text
         assert (records[name].digest, records[name].size) == (NO_DIGEST, 0)
         assert stat.S_ISLNK(records[name].mode)
@@ -77,7 +82,7 @@ def test_links_that_the_user_leaves_out_are_not_noted(project: Path) -> None:
     draft = Draft.empty()
     note_links(draft, scanned, str(project), Selection(str(project), exclude=["lib*"]))
 
-    assert [os.path.basename(path) for path in draft.files] == ["gone"]
+    assert [os.path.basename(path) for path in draft.files] == ["alias.py", "gone"]
 
 
 def test_what_is_no_link_or_has_gone_is_left_out(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,4 +96,4 @@ def test_what_is_no_link_or_has_gone_is_left_out(project: Path, monkeypatch: pyt
     draft = Draft.empty()
     note_links(draft, scanned, str(project))
 
-    assert set(draft.files) == {str(project / "lib64")}
+    assert set(draft.files) == {str(project / "lib64"), str(project / "alias.py")}

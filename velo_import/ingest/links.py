@@ -2,8 +2,8 @@
 """What symbolic links say: a program sees through them, whoever makes the tree again needs their text.
 
 Knows one rule: a link to a file keeps the vnode of that file, because imports go through it; a link to a
-folder or to nothing gets a vnode of its own. A link that changes changes its folder's stamp, so what is read
-here belongs to a listing that is either still true or will be taken again.
+folder, to nothing, or to content that is left out gets a vnode of its own. A link that changes changes its
+folder's stamp, so what is read here belongs to a listing that is either still true or will be taken again.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import stat
 
-from velo_import.format.manifest import NO_DIGEST, SYMBOLIC_LINK, FileRecord
+from velo_import.format.manifest import DIRECTORY, NO_DIGEST, SYMBOLIC_LINK, TREE, FileRecord
 
 from .plan import Draft
 from .scan import Scan
+from .secrets import is_secret
 from .selection import EVERYTHING, Selection
 
 
@@ -25,15 +26,18 @@ def note_links(draft: Draft, scanned: Scan, below: str, selection: Selection = E
         place = folder.path.rstrip("/") + "/"
         if not place.startswith(prefix):
             continue
-        for entry in folder.files:
-            record = draft.files.get(place + entry.name)
-            if entry.is_link and record is not None:
-                draft.files[record.path] = record._replace(link=_text(record.path))
-        for name in (*folder.links, *folder.others):
+        area = scanned.areas[folder.area]
+        below_area = len(area.path.rstrip("/")) + 1
+        to_files = (entry.name for entry in folder.files if entry.is_link)
+        for name in (*to_files, *folder.links, *folder.others):
             path = place + name
-            if path in draft.files or selection.verdict(path) is False:
+            record = draft.files.get(path)
+            if record is not None:
+                if not record.flags & DIRECTORY:  # a search path may be a link
+                    draft.files[path] = record._replace(link=_text(path))
+            elif selection.verdict(path) is False or (area.kind == TREE and is_secret(path[below_area:])):
                 continue
-            if text := _text(path):
+            elif text := _text(path):
                 # Its own stamp is not kept: the listing it stands in is what can change.
                 mode = stat.S_IFLNK | 0o777
                 draft.files[path] = FileRecord(path, NO_DIGEST, 0, 0, 0, 0, mode, SYMBOLIC_LINK, text)

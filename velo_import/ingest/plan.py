@@ -10,6 +10,7 @@ that `pkg` is a folder.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -365,7 +366,7 @@ def keep_content(draft: Draft, previous: Draft, scan: Scan, target: str) -> None
         for entry in folder.files:
             record = previous.files.get(place + entry.name)
             if record is not None and record.path not in draft.files:
-                is_same = is_same_file(record, entry)
+                is_same = stat.S_ISLNK(record.mode) or is_same_file(record, entry)
                 draft.files[record.path] = record if is_same else file_record(record.path, entry)
         for name in (*folder.links, *folder.others):
             record = previous.files.get(place + name)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO
 
 COUNT = 256
-_LIMIT = 16 << 20
+_LIMIT = 8 << 20
 
 
 class Buckets:

@@ -8,10 +8,9 @@ again at every root that is new or has changed, so ingests and programs go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 
@@ -141,15 +140,11 @@ class _Collection:
     def _remove_packs(self, found: Sequence[Pack]) -> list[Pack]:
         """Remove packs unless a new or changed root needs something in them; gives those that went."""
         removed: list[Pack] = []
-        batch: list[Pack] = []
-        entries = 0
-        for done, each in enumerate(found, 1):
-            batch.append(each)
-            entries += each.entries
-            if entries >= _BATCH_ENTRIES or done == len(found):
-                self.progress("remove", done, len(found))
-                removed += self._remove_batch(batch)
-                batch, entries = [], 0
+        done = 0
+        for batch in _batches(found):
+            self.progress("remove", done, len(found))
+            removed += self._remove_batch(batch)
+            done += len(batch)
         return removed
 
     def _remove_batch(self, batch: list[Pack]) -> list[Pack]:
@@ -201,48 +196,67 @@ class _Collection:
                 drop(writing)
 
     def _rewrite(self, found: Sequence[Pack]) -> None:
-        """Copy what is needed out of packs that are mostly unused, then remove those."""
-        writers: dict[tuple[str, bool], list[PackWriter]] = {}
+        """Copy what is needed out of packs that are mostly unused, then remove those; some at a time, so that
+        little is needed twice, on the disk and in memory."""
+        for number, batch in enumerate(_batches(found)):
+            self.progress("rewrite", number, 0)
+            try:
+                copied = self._copy(batch)
+            except VeloError as error:  # a full disk: they stay as they are
+                self.report.trouble.append(error.message)
+                return
+            for each in self._remove_packs(copied):
+                self.report.rewritten.add(each.unused(self.plan.threshold))
+
+    def _copy(self, batch: Sequence[Pack]) -> list[Pack]:
+        """Store what is needed from these packs once more; gives those of which that is all there."""
+        writers: dict[tuple[str, bool], PackWriter] = {}
         copied: list[Pack] = []
         try:
-            for done, each in enumerate(found):
-                self.progress("rewrite", done, len(found))
-                try:
-                    self._copy(each, writers)
-                except StoreCorrupt:
-                    self.report.damaged.append(each.path)
-                except FileNotFoundError:
-                    continue
-                else:
-                    copied.append(each)
-            sealed = seal_all(chain(*writers.values()))
-        except VeloError as error:  # a full disk: they stay as they are
-            self.report.trouble.append(error.message)
-            return
+            for each in batch:
+                alike = each.kind, each.compressed
+                if alike not in writers:
+                    writers[alike] = PackWriter(
+                        self.store, label=each.label, kind=each.kind, compress=each.compressed
+                    )
+                with suppress(FileNotFoundError):
+                    if self._copy_into(writers[alike], each):
+                        copied.append(each)
+            sealed = seal_all(writers.values())
         finally:
-            for writer in chain(*writers.values()):
+            for writer in writers.values():
                 writer.abandon()
         with self.catalog.write() as writing:
             for new in sealed:
                 writing.put_pack(new)
-        # A pack of which everything is needed is equal to its copy, and so it is the copy.
-        written = {new.id for new in sealed}
-        for each in self._remove_packs([each for each in copied if each.id not in written]):
-            self.report.rewritten.add(each.unused(self.plan.threshold))
+        return copied
 
-    def _copy(self, found: Pack, writers: dict[tuple[str, bool], list[PackWriter]]) -> None:
+    def _copy_into(self, writer: PackWriter, found: Pack) -> bool:
         needed = self.plan.survey.kept_in(found.number, self.plan.threshold)
-        alike = writers.setdefault((found.kind, found.compressed), [])
-        with open_pack(found.path) as file:
-            for entry in sorted(file.entries, key=attrgetter("offset")):
-                if entry.digest in needed:
-                    if not alike or alike[-1].size >= _PACK_BYTES:
-                        alike.append(
-                            PackWriter(
-                                self.store, label=found.label, kind=found.kind, compress=found.compressed
-                            )
-                        )
-                    alike[-1].add(file.read(entry), source=entry.source, digest=entry.digest)
+        try:
+            with open_pack(found.path) as file:
+                for entry in sorted(file.entries, key=attrgetter("offset")):
+                    if entry.digest in needed:
+                        writer.add(file.read(entry), source=entry.source, digest=entry.digest)
+        except StoreCorrupt:
+            self.report.damaged.append(found.path)
+            return False
+        return True
+
+
+def _batches(found: Iterable[Pack]) -> Iterator[list[Pack]]:
+    """Some packs at a time: together about one large one."""
+    batch: list[Pack] = []
+    size = entries = 0
+    for each in found:
+        batch.append(each)
+        size += each.payload
+        entries += each.entries
+        if size >= _PACK_BYTES or entries >= _BATCH_ENTRIES:
+            yield batch
+            batch, size, entries = [], 0, 0
+    if batch:
+        yield batch
 
 
 class _Rows:

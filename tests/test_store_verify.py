@@ -297,6 +297,7 @@ def test_manifests_learn_the_new_stamps(store: Store, catalog: Catalog, tmp_path
     packed = code_pack(store, catalog, range(20))
     other = content_pack(store, catalog, range(3))
     path = published(store, {tmp_path / "x": b"x"}, (packed, other))
+    os.utime(path, (1000, 2000))
     before = manifests.decode(path.read_bytes())
     copy = tmp_path / "copy"
     shutil.copy(packed.path, copy)
@@ -308,6 +309,7 @@ def test_manifests_learn_the_new_stamps(store: Store, catalog: Catalog, tmp_path
     after = manifests.decode(path.read_bytes())
     assert after.packs[0][2:] == stamp_of(packed.path.stat())
     assert after._replace(packs=before.packs) == before
+    assert path.stat().st_mtime == 2000  # a repair is no use: `velo gc --unused-for` goes on counting
     assert is_sound(store, catalog)
 
 

@@ -314,4 +314,7 @@ def _renew_stamps(store: Store, stamps: Mapping[str, Stamp]) -> None:
                 record._replace(**stamps.get(Path(record.name).stem, Stamp(*record[2:]))._asdict())
                 for record in manifest.packs
             ]
+            before = os.stat(path)
             publish(path, [encode(manifest._replace(packs=renewed))])
+            # Its times say when it was last used, and this was no use.
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))

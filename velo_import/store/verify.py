@@ -35,6 +35,8 @@ _WHERE = {PACK: PACKED, BLOB: LOOSE, TWIN: 3}
 # What a disk says that has lost what it should hold; everything else is not the file's fault.
 _DISK_FAULTS = {errno.EIO, errno.EUCLEAN, errno.EBADMSG}
 _RECORD_EVERY = 10.0
+# Files that wait for a thread. Whoever stops us waits until they are read.
+_BATCH = 32
 
 
 class Subject(NamedTuple):
@@ -85,10 +87,12 @@ def verify(
     done = 0
     progress(0, total)
     with ThreadPoolExecutor(jobs) as pool:
-        for subject, verdict in zip(chosen, pool.map(_judge, chosen), strict=True):
-            work.note(subject, verdict)
-            done += subject.stamp.size
-            progress(done, total)
+        for start in range(0, len(chosen), _BATCH):
+            batch = chosen[start : start + _BATCH]
+            for subject, verdict in zip(batch, pool.map(_judge, batch), strict=True):
+                work.note(subject, verdict)
+                done += subject.stamp.size
+                progress(done, total)
     return work.finish()
 
 

@@ -381,9 +381,9 @@ def _ingest(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _store(record: Mapping[str, Any]) -> Iterator[str]:
     yield (
-        f"{record['blobs']:,} random blobs of {record['size']:,} bytes, page cache warm, for each blob. `velo`"
-        " has flushed what it stored, and hashes what it reads but for *mapped*; `files` and `diskcache` do"
-        " neither.\n"
+        f"{record['blobs']:,} random blobs of {record['size']:,} bytes, page cache warm, for each blob."
+        " `velo` has flushed what it stored, and hashes what it reads but for *mapped*; `files` and"
+        " `diskcache` do neither.\n"
     )
     rows = [(name, _span(found, 1, 2) + " us") for name, found in record["microseconds"].items()]
     in_c = record["nanoseconds_in_c"]

@@ -34,7 +34,7 @@ _STEP = 8192 * VNODE.size
 
 
 class References(NamedTuple):
-    """The environment a manifest is for, the names of its packs, and step by step the digests of its paths."""
+    """The environment a manifest is for, the names of its packs, step by step the digests of its paths."""
 
     prefix: str
     packs: list[str]

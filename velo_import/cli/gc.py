@@ -18,6 +18,7 @@ from ..errors import VeloError
 from ..store.gc import collect, preview
 from ..store.gcplan import Report, RootReport, Wish
 from ..store.layout import Store
+from ..store.roots import ENVIRONMENT
 from ..store.survey import Amount
 from . import render
 from .common import json_flag, settings, store_to_change
@@ -178,7 +179,7 @@ def _show(report: Report, removed: bool) -> None:
 def _row(root: RootReport) -> tuple[str, ...]:
     fate = f"goes: {root.reason}" if root.reason else "stays"
     gone = "" if root.exists or root.reason else ", its folder is gone"
-    used = render.age(time.time() - root.last_use)
+    used = render.age(time.time() - root.last_use) if root.kind == ENVIRONMENT else "-"
     return (
         root.path or root.name,
         used,

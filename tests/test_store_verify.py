@@ -204,8 +204,8 @@ def test_a_file_that_is_replaced_meanwhile_is_not_judged(
     flip_bit(packed.path, 200)
     judge = verify_module._judge
 
-    def slowly(subject: Subject) -> object:
-        verdict = judge(subject)
+    def slowly(subject: Subject, expected: bytes) -> object:
+        verdict = judge(subject, expected)
         content_pack(store, catalog, range(20))  # somebody stores the same again, which heals it
         return verdict
 
@@ -226,7 +226,7 @@ def test_what_was_verified_is_not_read_again(
     read: list[str] = []
     judge = verify_module._judge
     monkeypatch.setattr(
-        verify_module, "_judge", lambda subject: (read.append(subject.kind), judge(subject))[1]
+        verify_module, "_judge", lambda subject, rest: (read.append(subject.kind), judge(subject, rest))[1]
     )
 
     found = verify(store, catalog, sample=0)
@@ -252,6 +252,39 @@ def test_what_was_written_to_is_read_in_any_sample(
     found = verify(store, catalog, sample=0)
 
     assert [damage.subject.kind for damage in found.damaged] == [kind]
+
+
+def test_a_manifest_that_changed_by_itself_is_damaged(store: Store, catalog: Catalog, tmp_path: Path) -> None:
+    """Not every table of it has a checksum, so its digest is kept from the first verification on."""
+    path = published(store, {tmp_path / "x": b"x"})
+    assert is_sound(store, catalog)
+    ((key, before),) = catalog.verified().items()
+    place = path.read_bytes().index(digest_of(b"x"))
+    flip_bit(path, place)
+    assert manifests.decode(path.read_bytes()).files[0].digest != digest_of(b"x")
+    assert is_sound(store, catalog)  # it was written to, and is whole
+
+    rotten = before._replace(stamp=stamp_of(path.stat()))  # as if nobody had written to it
+    with catalog.write() as writing:
+        writing.put_verified(*key, rotten)
+    found = verify(store, catalog)
+
+    assert [damage.subject.path for damage in found.damaged] == [str(path)]
+    assert "nobody has written" in found.damaged[0].reason
+
+
+def test_records_of_what_has_gone_are_dropped(store: Store, catalog: Catalog, tmp_path: Path) -> None:
+    packed = content_pack(store, catalog, range(20))
+    file = loose_blob(store, catalog, tmp_path / "large", b"large")
+    manifest = published(store, {})
+    verify(store, catalog)
+    assert len(catalog.verified()) == 3
+    for path in (packed.path, file, manifest):
+        path.unlink()
+
+    verify(store, catalog)
+
+    assert catalog.verified() == {}
 
 
 def test_a_sample_takes_what_was_verified_longest_ago() -> None:

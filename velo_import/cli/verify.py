@@ -6,7 +6,6 @@ store/verify.py found and what store/repair.py did about it.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -55,21 +54,21 @@ def command(sample: float, dry_run: bool, wait: float, as_json: bool) -> int:
     store = store_to_change()
     began = time.perf_counter()
     outcomes: list[Outcome] = []
-    with ExitStack() as stack:
-        show = stack.enter_context(render.progress("verify"))
-        catalog = stack.enter_context(Catalog.open(store))
-        found = verify(
-            store,
-            catalog,
-            sample=sample,
-            jobs=available_cores(),
-            progress=lambda done, total: show("verify", done, total),
-        )
-        if (found.damaged or found.outdated) and not dry_run and not store.readonly:
-            stack.enter_context(leases.maintenance(store, wait=wait))
-            outcomes = repair(
-                store, catalog, found, progress=lambda done, total: show("repair", done, total), wait=wait
+    with render.progress("verify") as show:
+        with Catalog.open(store) as catalog:
+            found = verify(
+                store,
+                catalog,
+                sample=sample,
+                jobs=available_cores(),
+                progress=lambda done, total: show("verify", done, total),
             )
+        if (found.damaged or found.outdated) and not dry_run and not store.readonly:
+            # Opened again: until now somebody might have made another catalogue.
+            with leases.maintenance(store, wait=wait), Catalog.open(store) as catalog:
+                outcomes = repair(
+                    store, catalog, found, progress=lambda done, total: show("repair", done, total), wait=wait
+                )
     seconds = time.perf_counter() - began
     if as_json:
         render.data({"home": str(store.home), **document(found, outcomes), "seconds": seconds})

@@ -64,10 +64,12 @@ class Location(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """The stamp that a file had when all of it was verified, and when that was, in seconds."""
+    """The stamp that a file had when all of it was verified, when that was in seconds, and the digest of a
+    file whose name does not tell it."""
 
     stamp: Stamp
     when: int
+    digest: bytes = b""
 
 
 class PackRecord(NamedTuple):
@@ -116,7 +118,12 @@ class Writing:
 
     def put_verified(self, where: int, name: bytes, verified: Verified) -> None:
         """Record that a loose blob (`name` is its digest) or a pack (its id) has been verified."""
-        self._rows["verified"][bytes((where,)) + name] = VERIFIED.pack(*verified.stamp, verified.when)
+        row = VERIFIED.pack(*verified.stamp, verified.when) + verified.digest
+        self._rows["verified"][bytes((where,)) + name] = row
+
+    def remove_verified(self, keys: Iterable[tuple[int, bytes]]) -> None:
+        """Forget when these were verified."""
+        self._gone["verified"].update(bytes((where,)) + name for where, name in keys)
 
     def remove_pack(self, pack_id: str) -> None:
         """Forget a pack; what is in it has to be put elsewhere or removed as well."""
@@ -324,12 +331,13 @@ class Catalog:
             )
 
     def verified(self) -> dict[tuple[int, bytes], Verified]:
-        """Loose blobs (by LOOSE and digest) and packs (by PACKED and id) that were verified, and when."""
-        return {
-            (key[0], key[1:]): Verified(Stamp(*fields[:4]), fields[4])
-            for key, value in self._rows("verified")
-            if len(value) == VERIFIED.size and (fields := VERIFIED.unpack(value))
-        }
+        """Loose blobs (by LOOSE and digest), packs (by PACKED and id) and others that were verified."""
+        found = {}
+        for key, value in self._rows("verified"):
+            if len(value) in (VERIFIED.size, VERIFIED.size + 32):
+                *stamp, when = VERIFIED.unpack_from(value)
+                found[key[0], key[1:]] = Verified(Stamp(*stamp), when, value[VERIFIED.size :])
+        return found
 
     def pack(self, pack_id: str) -> PackRecord | None:
         """A pack with its present stamp; None when it is unknown, gone or damaged."""

@@ -11,11 +11,13 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from blake3 import blake3
 
 from ..errors import StoreCorrupt
 from ..format import manifest
@@ -30,7 +32,7 @@ from .packs import open_pack
 PACK, BLOB, TWIN, MANIFEST, ROOT = "pack", "blob", "twin", "manifest", "root"
 KINDS = (PACK, BLOB, TWIN, MANIFEST, ROOT)
 # What is worth a record of when it was verified (FORMAT.md, section 5.4).
-_WHERE = {PACK: PACKED, BLOB: LOOSE, TWIN: 3}
+_WHERE = {PACK: PACKED, BLOB: LOOSE, TWIN: 3, MANIFEST: 4}
 
 # What a disk says that has lost what it should hold; everything else is not the file's fault.
 _DISK_FAULTS = {errno.EIO, errno.EUCLEAN, errno.EBADMSG}
@@ -81,7 +83,9 @@ def verify(
     Changes nothing else. `progress` is called with the bytes that are done and due.
     """
     subjects = list(_subjects(store))
-    chosen = due(subjects, _known(catalog), sample)
+    verified = catalog.verified()
+    known = {**_sealed(catalog), **verified}
+    chosen = due(subjects, known, sample)
     work = _Verifying(store, catalog, len(subjects) - len(chosen))
     total = sum(subject.stamp.size for subject in chosen)
     done = 0
@@ -89,10 +93,12 @@ def verify(
     with ThreadPoolExecutor(jobs) as pool:
         for start in range(0, len(chosen), _BATCH):
             batch = chosen[start : start + _BATCH]
-            for subject, verdict in zip(batch, pool.map(_judge, batch), strict=True):
+            expected = [_digest_before(subject, known) for subject in batch]
+            for subject, verdict in zip(batch, pool.map(_judge, batch, expected), strict=True):
                 work.note(subject, verdict)
                 done += subject.stamp.size
                 progress(done, total)
+    work.forget(verified.keys() - {_key(subject) for subject in subjects if subject.kind in _WHERE})
     return work.finish()
 
 
@@ -103,10 +109,10 @@ def due(
     chosen = []
     rest = []
     for subject in subjects:
-        if subject.kind not in _WHERE:
-            chosen.append(subject)  # Manifests are small, and all of them are read at every start.
+        if subject.kind in (MANIFEST, ROOT):
+            chosen.append(subject)  # They are small, and everything hangs on them.
             continue
-        last = known.get((_WHERE[subject.kind], bytes.fromhex(subject.name)))
+        last = known.get(_key(subject))
         if last is not None and last.stamp != subject.stamp:
             chosen.append(subject)
         else:
@@ -129,7 +135,7 @@ class _Verifying:
         self.catalog = catalog
         self.result = Verification(dict.fromkeys(KINDS, 0), skipped, 0, [], [], {}, [])
         self.bytes = 0
-        self.pending: list[Subject] = []
+        self.pending: list[tuple[Subject, bytes]] = []
         self.manifests: list[Subject] = []
         self.recorded = time.monotonic()
 
@@ -147,9 +153,15 @@ class _Verifying:
             if subject.kind == MANIFEST:
                 self.manifests.append(subject)
             if subject.kind in _WHERE:
-                self.pending.append(subject)
+                self.pending.append((subject, verdict.digest))
         if time.monotonic() - self.recorded > _RECORD_EVERY:
             self._record()  # Hours of reading are not lost when somebody stops it.
+
+    def forget(self, keys: Set[tuple[int, bytes]]) -> None:
+        """Drop the records of what is no longer there."""
+        if keys and not self.store.readonly:
+            with self.catalog.write() as writing:
+                writing.remove_verified(keys)
 
     def finish(self) -> Verification:
         self._record()
@@ -164,9 +176,8 @@ class _Verifying:
         now = int(time.time())
         known = self.catalog.packs()
         with self.catalog.write() as writing:
-            for subject in pending:
-                name = bytes.fromhex(subject.name)
-                writing.put_verified(_WHERE[subject.kind], name, Verified(subject.stamp, now))
+            for subject, digest in pending:
+                writing.put_verified(*_key(subject), Verified(subject.stamp, now, digest))
                 record = known.get(subject.name) if subject.kind == PACK else None
                 if record is not None and record.stamp != subject.stamp:
                     writing.put_record(record._replace(stamp=subject.stamp))
@@ -182,11 +193,24 @@ def is_outdated(packs: Iterable[manifest.PackRecord], stamps: Mapping[str, Stamp
     return any(Stamp(*pack[2:]) != stamps.get(Path(pack.name).stem, Stamp(*pack[2:])) for pack in packs)
 
 
-def _known(catalog: Catalog) -> dict[tuple[int, bytes], Verified]:
-    known = {
+def _sealed(catalog: Catalog) -> dict[tuple[int, bytes], Verified]:
+    """Packs were whole when they were sealed: a stamp of then is as good as that of an old verification."""
+    return {
         (PACKED, bytes.fromhex(record.id)): Verified(record.stamp, 0) for record in catalog.packs().values()
     }
-    return {**known, **catalog.verified()}
+
+
+def _key(subject: Subject) -> tuple[int, bytes]:
+    """Of the record of when it was verified."""
+    if subject.kind == MANIFEST:
+        return _WHERE[MANIFEST], blake3(os.fsencode(subject.name)).digest()
+    return _WHERE[subject.kind], bytes.fromhex(subject.name)
+
+
+def _digest_before(subject: Subject, known: Mapping[tuple[int, bytes], Verified]) -> bytes:
+    """What a manifest held when it was verified last, if nobody has written to it since; else nothing."""
+    last = known.get(_key(subject)) if subject.kind == MANIFEST else None
+    return last.digest if last is not None and last.stamp == subject.stamp else b""
 
 
 # -- which files there are -------------------------------------------------------------------------
@@ -235,13 +259,16 @@ class _Verdict(NamedTuple):
 
     damaged: bool
     reason: str
+    digest: bytes = b""
 
 
 _SOUND = _Verdict(False, "")
 
 
-def _judge(subject: Subject) -> _Verdict:
+def _judge(subject: Subject, expected: bytes) -> _Verdict:
     try:
+        if subject.kind == MANIFEST:
+            return _judge_manifest(subject, expected)
         reason = _JUDGES[subject.kind](subject)
         return _Verdict(True, reason) if reason else _SOUND
     except UnknownFormat as error:
@@ -273,13 +300,17 @@ def _judge_blob(subject: Subject) -> str:
     return "" if is_right else "its content is not what its name says"
 
 
-def _judge_manifest(subject: Subject) -> str:
+def _judge_manifest(subject: Subject, expected: bytes) -> _Verdict:
     data = read_file(subject.path)
     magic, version = data[:8], int.from_bytes(data[8:12], "little")
     if magic == manifest.MAGIC and version > manifest.VERSION:
         raise UnknownFormat(f"manifest has version {version}, unknown to this Velo")
     manifest.decode(data)
-    return ""
+    digest = blake3(data).digest()
+    # Its tables of paths have no checksum (FORMAT.md, section 3); but without a write nothing may change.
+    if expected and digest != expected:
+        return _Verdict(True, "its bytes have changed since it was verified, and nobody has written to it")
+    return _Verdict(False, "", digest)
 
 
 def _judge_root(subject: Subject) -> str:
@@ -287,10 +318,4 @@ def _judge_root(subject: Subject) -> str:
     return ""
 
 
-_JUDGES = {
-    PACK: _judge_pack,
-    BLOB: _judge_blob,
-    TWIN: _judge_blob,
-    MANIFEST: _judge_manifest,
-    ROOT: _judge_root,
-}
+_JUDGES = {PACK: _judge_pack, BLOB: _judge_blob, TWIN: _judge_blob, ROOT: _judge_root}

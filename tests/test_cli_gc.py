@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -158,6 +160,40 @@ def test_an_environment_that_was_given_up_is_learned_again(velo: Velo, tree: Tre
     velo.wait_learned()
     again = velo.run("app.py")
     assert again.answer == ("3\n", "", 0) and again.served > 0
+
+
+def test_a_program_that_runs_goes_on_when_all_it_was_served_from_has_gone(velo: Velo, tree: Tree) -> None:
+    """Half of its imports come before the collection, half after it."""
+    tree.write(
+        {
+            "app.py": """
+                import os, time
+                import before
+                open("ready", "w").close()
+                while not os.path.exists("go"):
+                    time.sleep(0.01)
+                import after
+                print(before.value + after.value)
+            """,
+            "before.py": "value = 1",
+            "after.py": "value = 2",
+        }
+    )
+    velo.ingest(None)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(velo.run, "app.py", env={"VELO_READONLY": "1"})
+        try:
+            until = time.monotonic() + 30
+            while not (tree / "ready").exists() and time.monotonic() < until:
+                time.sleep(0.01)
+            key = velo.command("gc", "--json").json["roots"][0]["name"]
+            done = velo.command("gc", "--grace", "0s", "--forget", key, "--yes", "--json").json
+        finally:
+            (tree / "go").touch()
+        result = running.result()
+
+    assert done["packs"]["count"] > 0 and not list(velo.home.rglob("*.pack"))
+    assert result.answer == ("3\n", "", 0) and result.errors == 0 and result.served > 0
 
 
 def test_a_store_over_its_limit_shrinks_when_something_is_added(velo: Velo, tree: Tree) -> None:

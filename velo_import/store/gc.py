@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import StoreCorrupt, VeloError
 from ..format import pack as pack_format
-from ..host.files import remove_quietly
+from ..host.files import flush_all, remove_quietly
 from . import leases
 from .catalog import LOOSE, Catalog, Writing, variant_key
 from .gcplan import Plan, Report, Wish, ignore
@@ -135,6 +135,8 @@ class _Collection:
                 else:
                     unregister(self.store, root.name)
                 self.report.manifests.add(root.bytes)
+            # A power cut must not bring back a manifest whose content has gone.
+            flush_all([folder for folder in (self.store.manifests, self.store.roots) if folder.exists()])
             self._removing(partial(_drop_manifests, keys=gone), ())
 
     def _remove_packs(self, found: Sequence[Pack]) -> list[Pack]:

@@ -22,6 +22,7 @@ from tests.support.environments import (
 from tests.support.stores import (
     BUILD,
     bytecode_pack,
+    digest_of,
     flip_bit,
     run,
     small_disk,
@@ -143,6 +144,19 @@ def test_compressed_content_stays_compressed_when_it_is_written_again(store: Sto
         assert catalog.locations([wanted.digest])[wanted.digest].codec == wanted.codec == 1
 
 
+def test_a_damaged_blob_keeps_its_pack_from_being_written_again(store: Store) -> None:
+    """What cannot be copied is not given up: `velo verify` may find it elsewhere."""
+    sealed = put_content(store, range(1000, 1600))
+    assert sealed is not None
+    publish_environment(store, "venv", [1001, 1002])
+    entry = next(entry for entry in sealed.entries if entry.digest == digest_of(content(1001)))
+    flip_bit(sealed.path, entry.offset)
+    report = collect(store, Wish(), now=time.time() + LATER)
+
+    assert report.damaged == [sealed.path] and report.rewritten.count == 0
+    assert sealed.path.exists()
+
+
 def test_a_pack_that_a_manifest_names_is_never_taken_apart(store: Store) -> None:
     sealed = put_content(store, range(1000, 1600))
     assert sealed is not None
@@ -195,6 +209,9 @@ def test_a_manifest_written_elsewhere_protects_until_it_is_given_up(store: Store
 
     report = swept(store, forget=(str(written),))
     assert report.manifests.count == 1
+    assert [(root.reason, root.needs.count, root.alone.count) for root in report.roots] == [
+        ("asked for", 5, 5)
+    ]
     assert not any(is_there(store, number) for number in range(5))
 
 

@@ -121,14 +121,13 @@ class Plan:
         ]
         free.sort(key=lambda root: root.last_use)
         fixed = [root for root in found if root not in self.forgotten and root not in free]
-        self.survey = Survey(
-            store, catalog, [*free, *fixed], young_since=self.now - wish.grace, progress=progress
-        )
-        self.unused = 0
+        order = [*self.forgotten, *free, *fixed]
+        self.survey = Survey(store, catalog, order, young_since=self.now - wish.grace, progress=progress)
+        self.unused = len(self.forgotten)  # the rank from which on roots are used
         if wish.unused_for is not None:
             limit = self.now - wish.unused_for
-            self.unused = sum(root.last_use < limit for root in free)
-        self.threshold = self._threshold(len(free))
+            self.unused += sum(root.last_use < limit for root in free)
+        self.threshold = self._threshold(len(self.forgotten) + len(free))
 
     def __enter__(self) -> Plan:
         return self
@@ -138,7 +137,7 @@ class Plan:
 
     @property
     def leaving(self) -> list[Root]:
-        return [*self.forgotten, *self.survey.order[: self.threshold]]
+        return self.survey.order[: self.threshold]
 
     def dead_packs(self, threshold: int) -> list[Pack]:
         return [found for found in self.survey.packs if found.rank < threshold and not found.is_young]
@@ -183,8 +182,8 @@ class Plan:
                 report.young.add(found.bytes)
             elif found.id not in leaving and found.named < threshold:
                 report.unused_in_packs += found.unused(threshold)
-        report.damaged = self.survey.damaged
-        report.unknown = self.survey.unknown
+        report.damaged += self.survey.damaged
+        report.unknown += self.survey.unknown
 
     def remove_aside(self, report: Report) -> None:
         """Quarantined files and damaged catalogues that nobody has asked about for long."""
@@ -197,7 +196,7 @@ class Plan:
             report.put_aside(amount, is_old)
 
     def _threshold(self, most: int) -> int:
-        """The number of environments that go, least recently used first."""
+        """The number of roots that go: those asked for, then the least recently used."""
         threshold = self.unused
         limit = self.wish.max_size
         while limit is not None and threshold < most and self.size - self._freed(threshold) > limit:
@@ -208,15 +207,22 @@ class Plan:
         packs = sum(found.bytes for found in self.dead_packs(threshold))
         sparse = sum(found.unused(threshold) for found in self.sparse_packs(threshold))
         loose = _below(self.survey.loose_by_rank, threshold).bytes
-        leaving = (*self.forgotten, *self.survey.order[:threshold])
-        return packs + sparse + loose + sum(root.bytes for root in leaving)
+        leaving = sum(root.bytes for root in self.survey.order[:threshold])
+        return packs + sparse + loose + leaving
 
     def roots(self) -> list[RootReport]:
-        reports = [_report_of(root, Demand(), "asked for") for root in self.forgotten]
-        for rank, (root, demand) in enumerate(zip(self.survey.order, self.survey.demands, strict=True)):
-            reason = "" if rank >= self.threshold else "unused" if rank < self.unused else "over the limit"
-            reports.append(_report_of(root, demand, reason))
-        return reports
+        """What each root needs, and whether it stays."""
+        return [
+            _report_of(root, demand, self._reason(rank))
+            for rank, (root, demand) in enumerate(zip(self.survey.order, self.survey.demands, strict=True))
+        ]
+
+    def _reason(self, rank: int) -> str:
+        if rank < len(self.forgotten):
+            return "asked for"
+        if rank < self.unused:
+            return "unused"
+        return "over the limit" if rank < self.threshold else ""
 
     def _is_old(self, path: Path) -> bool:
         status = path.lstat()

@@ -203,7 +203,7 @@ class Catalog:
         with explained(store.catalogue):
             catalog = cls(store, open_environment(store.catalogue, map_size=map_size))
         try:
-            catalog._open_tables(create=True)
+            catalog._make_tables()
             catalog._fill(progress)
             flush_all([store.catalogue])  # LMDB flushes its file, and never the folder that names it
         except BaseException:
@@ -432,11 +432,17 @@ class Catalog:
                 catalog.close()
         return catalog if complete else None
 
-    def _open_tables(self, *, create: bool = False) -> None:
+    def _make_tables(self) -> None:
+        # One commit for all of them: each one waits for the disk.
+        with explained(self.store.catalogue), self._begin(write=True) as transaction:
+            for name in TABLES:
+                self._tables[name] = self._environment.open_db(name.encode(), txn=transaction)
+
+    def _open_tables(self) -> None:
         # Not in a transaction of ours: tables opened in one for reading are closed with it.
         with explained(self.store.catalogue):
             for name in TABLES:
-                self._tables[name] = self._environment.open_db(name.encode(), create=create)
+                self._tables[name] = self._environment.open_db(name.encode(), create=False)
 
     def _begin(self, *, write: bool = False) -> lmdb.Transaction:
         try:

@@ -230,7 +230,7 @@ WRAPPER ssize_t write(int descriptor, const void *data, size_t length) {
 WRAPPER ssize_t pwrite(int descriptor, const void *data, size_t length, off_t offset) {
     return wrapped_write(descriptor, data, length, offset);
 }
-WRAPPER ssize_t pwrite64(int descriptor, const void *data, size_t length, off64_t offset) {
+WRAPPER ssize_t pwrite64(int descriptor, const void *data, size_t length, off_t offset) {
     return wrapped_write(descriptor, data, length, offset);
 }
 
@@ -254,12 +254,12 @@ WRAPPER ssize_t writev(int descriptor, const struct iovec *parts, int count) {
 WRAPPER ssize_t pwritev(int descriptor, const struct iovec *parts, int count, off_t offset) {
     return wrapped_writev(descriptor, parts, count, offset);
 }
-WRAPPER ssize_t pwritev64(int descriptor, const struct iovec *parts, int count, off64_t offset) {
+WRAPPER ssize_t pwritev64(int descriptor, const struct iovec *parts, int count, off_t offset) {
     return wrapped_writev(descriptor, parts, count, offset);
 }
 
 /* In a record every byte has to pass through `write`. */
-WRAPPER ssize_t copy_file_range(int from, off64_t *from_offset, int to, off64_t *to_offset, size_t length,
+WRAPPER ssize_t copy_file_range(int from, off_t *from_offset, int to, off_t *to_offset, size_t length,
                                 unsigned flags) {
     char path[PATH_MAX];
     if (!is_ours(to, path))
@@ -289,7 +289,7 @@ static int wrapped_truncate(int descriptor, off_t length) {
     return result;
 }
 WRAPPER int ftruncate(int descriptor, off_t length) { return wrapped_truncate(descriptor, length); }
-WRAPPER int ftruncate64(int descriptor, off64_t length) { return wrapped_truncate(descriptor, length); }
+WRAPPER int ftruncate64(int descriptor, off_t length) { return wrapped_truncate(descriptor, length); }
 
 static int wrapped_flush(int descriptor, long number) {
     char path[PATH_MAX];

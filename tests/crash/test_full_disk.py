@@ -15,9 +15,15 @@ from tests.crash.test_kill import PROGRAMS
 from tests.support.stores import small_disk, temporaries
 
 
-@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.crash)])
 @pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    ("error", "step"),
+    [
+        pytest.param(errno.ENOSPC, 11, id="ENOSPC"),
+        pytest.param(errno.ENOSPC, 1, id="ENOSPC-each", marks=pytest.mark.crash),
+        pytest.param(errno.EDQUOT, 1, id="EDQUOT-each", marks=pytest.mark.crash),
+    ],
+)
 def test_disk_is_full_from_one_operation_on(rig: Rig, program: str, error: int, step: int) -> None:
     rig.server.require_shim()
     rig.home.parent.mkdir()

@@ -98,9 +98,8 @@ def show(place: Place, rows: list[Row], runs: int, launcher: float) -> None:
     for cell in dict.fromkeys(row.cell for row in rows):
         mean = geometric_mean([row.ratio for row in rows if row.cell == cell])
         render.line(f"{cell}: {mean:.2f}x (geometric mean)")
-    render.line(
-        f"`velo run` itself adds {launcher:.0f} ms to a start; `velo enable` and `velo env` add none of it."
-    )
+    cost = f"{launcher:.0f}" if launcher >= 10 else f"{launcher:.1f}"
+    render.line(f"`velo run` itself adds {cost} ms to a start; `velo enable` and `velo env` add none of it.")
     if place.source == "installed":
         render.line("In the cell `no .pyc` the standard library has none either, which flatters Velo.")
     for row in rows:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ..errors import VeloError
 from ..launch.environment import child_environment
-from ..launch.injection import injection_folder, prepare
+from ..launch.injection import injection_folder, native_velo, prepare
 from .tour_environment import Place, Say, compile_everything, statement
 
 WITH_PYC, WITHOUT_PYC = "with .pyc", "no .pyc"
@@ -106,7 +106,8 @@ class Bench:
     def launcher_cost(self, runs: int) -> float:
         """What `velo run` adds to a start, in milliseconds: the difference of lower quartiles on `true`."""
         arms: tuple[list[float], list[float]] = ([], [])
-        velo = [sys.executable, "-m", "velo_import", "run", "--", "true"]
+        velo = [native_velo()] if native_velo() else [sys.executable, "-m", "velo_import"]
+        velo += ["run", "--", "true"]
         environment = {
             **self.plain,
             "VELO_HOME": str(self.home),

@@ -67,14 +67,19 @@ def _tell_launcher(home: str, learner: str) -> None:
     Not in a checkout: there somebody has to look for edited sources at each start, which only we do.
     """
     folder = injection_folder()
-    if not sys.argv[0].endswith("/velo-py") or not folder.endswith("/_inject"):
+    own = native_velo()
+    if not own or not folder.endswith("/_inject"):
         return
-    own = sys.argv[0].removesuffix("-py")
     fields = ("velo-launch 1", own, _stamp(own), _stamp(learner), folder)
     note = b"".join(os.fsencode(field) + b"\0" for field in fields)
     path = os.path.join(home, "run", "launch")
     if not _holds(path, note):
         _write(path, note)
+
+
+def native_velo() -> str:
+    """The native `velo` that handed over to this process; empty where it was started in another way."""
+    return sys.argv[0].removesuffix("-py") if sys.argv[0].endswith("/velo-py") else ""
 
 
 def _stamp(path: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -116,7 +117,7 @@ class Replay:
             _apply(self.files[inode].now, offset, data)
             _apply(self.files[inode].kept, offset, data)
         elif kind in (FLUSH, FLUSH_FAILED):
-            entry = self.files.get(inode) or self._at(first)
+            entry = self._flushed(first, inode)
             if kind == FLUSH:
                 entry.flush()
                 if self.journaled:
@@ -154,6 +155,14 @@ class Replay:
         folder = self._at(str(Path(path).parent))
         assert isinstance(folder, Folder)
         folder.change(Path(path).name, entry)
+
+    def _flushed(self, path: str, inode: int) -> File | Folder:
+        # The path decides first: a folder may have the inode number that a removed file had.
+        with suppress(KeyError, AssertionError):
+            entry = self._at(path)
+            if isinstance(entry, Folder):
+                return entry
+        return self.files[inode]
 
     def _at(self, path: str) -> File | Folder:
         entry: File | Folder = self.top

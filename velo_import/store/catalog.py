@@ -205,7 +205,9 @@ class Catalog:
         try:
             catalog._make_tables()
             catalog._fill(progress)
-            flush_all([store.catalogue])  # LMDB flushes its file, and never the folder that names it
+            # LMDB flushes its file, and never the folder that names it. The store's folder as well: after a
+            # power cut the catalogue that was set aside would be back, and know what has since been removed.
+            flush_all([store.catalogue, store.home])
         except BaseException:
             catalog.close()
             raise

@@ -20,7 +20,7 @@ from ..config.settings import load
 from ..errors import StoreLocked, VeloError
 from ..host.files import publish
 from ..host.processes import calm_down
-from ..ingest.learning import learn
+from ..ingest.learning import LearnSummary, learn
 from ..store.layout import Store
 from .checks import LAST_LEARN
 from .common import current_folder
@@ -43,9 +43,15 @@ def command(check: bool) -> int:
     code = 0
     try:
         store = Store.open(Path(settings.home), create=True)
-        summary = learn(notes, store)
-        record["summary"] = summary._asdict()
+
+        def tell(summary: LearnSummary) -> None:
+            record["summary"] = summary._asdict()
+            _record(store.home, record)
+
+        learn(notes, store, report=tell)
         record["freed"] = keep_within_limit(store, settings)
+        if not record["freed"]:
+            return 0
     except StoreLocked as error:  # Another learner is at it: that is no news.
         return error.exit_code
     except VeloError as error:

@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -61,8 +61,17 @@ class LearnSummary(NamedTuple):
     cpu_seconds: float
 
 
-def learn(notes: bytes, store: Store, *, patience: float = PATIENCE_SECONDS) -> LearnSummary:
+def learn(
+    notes: bytes,
+    store: Store,
+    *,
+    patience: float = PATIENCE_SECONDS,
+    report: Callable[[LearnSummary], None] | None = None,
+) -> LearnSummary:
     """Publish what one program imported, so that its next start is served.
+
+    `report` is told how it went before the environment's lock is given back, so that who waits for the lock
+    finds everything written.
 
     Raises:
         VeloError: the notes, the environment or the store cannot be used; StoreLocked while another is at it.
@@ -73,24 +82,35 @@ def learn(notes: bytes, store: Store, *, patience: float = PATIENCE_SECONDS) -> 
         raise VeloError(
             "the notes are of another environment than they say", hint="run `velo doctor` in that environment"
         )
-    summary = _learn_locked(store, parsed.key, [parsed], began + patience)
+
+    def finish(summary: LearnSummary) -> LearnSummary:
+        used = os.times()
+        cpu = used.user + used.system + used.children_user + used.children_system
+        summary = summary._replace(seconds=time.monotonic() - began, cpu_seconds=cpu)
+        if report is not None:
+            report(summary)
+        return summary
+
+    summary = _learn_locked(store, parsed.key, [parsed], began + patience, finish)
     for _ in range(MOST_ROUNDS):
         # A program that ended after our last look, but before we gave the lock back, could start nobody.
         if not names_of_left_notes(store, parsed.key):
             break
         try:
-            summary = _learn_locked(store, parsed.key, [], began + patience) or summary
+            summary = _learn_locked(store, parsed.key, [], began + patience, finish) or summary
         except StoreLocked:
             break  # Whoever holds it now will look as well.
     assert summary is not None  # There were notes to begin with.
-    used = os.times()
-    return summary._replace(
-        seconds=time.monotonic() - began,
-        cpu_seconds=used.user + used.system + used.children_user + used.children_system,
-    )
+    return summary
 
 
-def _learn_locked(store: Store, key: str, given: list[Notes], deadline: float) -> LearnSummary | None:
+def _learn_locked(
+    store: Store,
+    key: str,
+    given: list[Notes],
+    deadline: float,
+    finish: Callable[[LearnSummary], LearnSummary],
+) -> LearnSummary | None:
     """Learn these notes and all that other programs leave meanwhile, under the environment's lock."""
     with _lock(store, key):
         waiting = given or list(left_notes(store, key))
@@ -112,7 +132,7 @@ def _learn_locked(store: Store, key: str, given: list[Notes], deadline: float) -
                 waiting = list(left_notes(store, key))
                 if not waiting:
                     break
-        return summary
+        return finish(summary)
 
 
 def _interpreter(notes: Notes) -> Interpreter:

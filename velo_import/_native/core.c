@@ -18,6 +18,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "stamps.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -71,19 +73,6 @@ typedef struct {
 
 /* The words of a module's record (FORMAT.md, section 3). */
 enum { START = 1, LENGTH, MTIME_NS, CTIME_NS, INODE, SIZE, WORDS = 10 };
-
-#ifdef __APPLE__
-#define MTIME(status) ((status).st_mtimespec)
-#define CTIME(status) ((status).st_ctimespec)
-#else
-#define MTIME(status) ((status).st_mtim)
-#define CTIME(status) ((status).st_ctim)
-#endif
-
-static long long nanoseconds(struct timespec when)
-{
-    return (long long)when.tv_sec * 1000000000LL + when.tv_nsec;
-}
 
 static int map_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {

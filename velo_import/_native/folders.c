@@ -16,6 +16,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "stamps.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -26,14 +28,6 @@
 
 #ifndef O_NOATIME
 #define O_NOATIME 0
-#endif
-
-#ifdef __APPLE__
-#define MTIME(status) ((status).st_mtimespec)
-#define CTIME(status) ((status).st_ctimespec)
-#else
-#define MTIME(status) ((status).st_mtim)
-#define CTIME(status) ((status).st_ctim)
 #endif
 
 enum { FILES, FOLDERS, LINKS, OTHERS, KINDS };
@@ -56,11 +50,6 @@ typedef struct {
     const char **suffixes; /* ask only for the stamps of files with one of them; none: of all */
     Py_ssize_t suffix_count;
 } Listing;
-
-static long long nanoseconds(struct timespec when)
-{
-    return (long long)when.tv_sec * 1000000000LL + when.tv_nsec;
-}
 
 /* The block with room for so many elements; NULL with errno set leaves it as it was. */
 static void *with_room(void *block, size_t *room, size_t wanted, size_t size)

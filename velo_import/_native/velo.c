@@ -12,6 +12,8 @@
  * names this very file and the learner that is there now.
  */
 #define _GNU_SOURCE
+#include "stamps.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -187,7 +189,7 @@ static int has_stamp(const char *path, const char *field)
     if (stat(path, &status) != 0)
         return 0;
     snprintf(stamp, sizeof(stamp), "%lld %llu %lld",
-             (long long)status.st_mtim.tv_sec * 1000000000LL + status.st_mtim.tv_nsec,
+             nanoseconds(MTIME(status)),
              (unsigned long long)status.st_ino, (long long)status.st_size);
     return strcmp(stamp, field) == 0;
 }

@@ -65,8 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.gc", description="What a collection costs.")
     parser.add_argument("--blobs", type=int, default=1_000_000, help="(1,000,000)")
-    parser.add_argument("--json", default="", help="where to keep results: NAME.json")
-    parser.add_argument("--work", default="", help="folder for the store; default: that of temporary files")
+    records.add_store_options(parser)
     parser.add_argument("--step", choices=sorted(_STEPS), default="", help=argparse.SUPPRESS)
     return parser
 

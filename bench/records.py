@@ -51,6 +51,12 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", default="", help="work folder for environments and stores")
 
 
+def add_store_options(parser: argparse.ArgumentParser) -> None:
+    """What benchmarks of the store itself can be told: where results and stores go."""
+    parser.add_argument("--json", default="", help="where to keep results: NAME.json")
+    parser.add_argument("--work", default="", help="folder for the stores; default: that of temporary files")
+
+
 def machine() -> dict[str, Any]:
     """pyperf's view of this machine, without names."""
     known = pyperf.Run([1.0], metadata={"name": "machine"}, collect_metadata=True).get_metadata()

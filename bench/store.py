@@ -93,8 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=4096, help="bytes of each (4,096)")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of each arm (9)")
     parser.add_argument("--seed", type=int, default=1, help="of the contents and their order")
-    parser.add_argument("--json", default="", help="where to keep results: NAME.json")
-    parser.add_argument("--work", default="", help="folder for the stores; default: that of temporary files")
+    records.add_store_options(parser)
     return parser
 
 

@@ -57,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.upkeep", description="What upkeep costs.")
     parser.add_argument("--entries", type=int, default=1_000_000, help="in packs of 10,000 (1,000,000)")
-    parser.add_argument("--json", default="", help="where to keep results: NAME.json")
-    parser.add_argument("--work", default="", help="folder for the stores; default: that of temporary files")
+    records.add_store_options(parser)
     parser.add_argument("--step", choices=sorted(_STEPS), default="", help=argparse.SUPPRESS)
     return parser
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the user stories: an interpreter, a small project, and ways to run it with and without Velo.
+"""Fixtures: an interpreter, a small project, ways to run it with and without Velo; an empty store.
 
 A story that asks for `python` runs on the newest installed interpreter; on every other one as well when it is
 marked `core`, and otherwise when the slow tests are asked for (`-m slow`). So the suite stays short and
@@ -8,7 +8,7 @@ nothing is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ from tests.support import interpreters, sid
 from tests.support.interpreters import Interpreter
 from tests.support.running import Both, Result, Velo
 from tests.support.tree import Tree, make_environment
+from velo_import.store.catalog import Catalog
+from velo_import.store.layout import Store
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -115,3 +117,16 @@ def wait_learned(velo: Velo) -> Callable[..., None]:
 def both(velo: Velo) -> Callable[..., Both]:
     """Run plain, learning and served; the answers have to be equal."""
     return velo.both
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store, for tests of its parts."""
+    return Store.open(tmp_path / "home", create=True)
+
+
+@pytest.fixture
+def catalog(store: Store) -> Iterator[Catalog]:
+    """The catalogue of that store, open."""
+    with Catalog.open(store) as opened:
+        yield opened

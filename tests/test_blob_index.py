@@ -25,11 +25,6 @@ COMPILER = shutil.which(os.environ.get("CC", "cc"))
 PAYLOADS = [b"payload %d " % number * (number % 50 + 1) for number in range(200)]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
-
-
 def seal(store: Store, payloads: list[bytes], label: str = "demo") -> SealedPack:
     writer = PackWriter(store, label=label, kind="content")
     for payload in payloads:

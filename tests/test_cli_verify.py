@@ -21,11 +21,6 @@ from velo_import.store.packs import PackWriter
 from velo_import.store.reading import Reader
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
-
-
 def velo(home: Path, *arguments: str, **variables: str) -> Result:
     environment = clean_environment(home.parent, VELO_HOME=str(home), **variables)
     return start([*VELO, *arguments], cwd=home.parent, environment=environment)

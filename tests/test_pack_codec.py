@@ -22,11 +22,6 @@ NOISE = bytes(range(256)) + blake3(b"noise").digest(500)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
-
-
-@pytest.fixture
 def sealed(store: Store) -> SealedPack:
     writer = PackWriter(store, label="cold", kind="content", compress=True)
     for payload in (TEXT, NOISE, b""):

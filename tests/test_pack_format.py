@@ -32,11 +32,6 @@ def u64(data: bytes, offset: int) -> int:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
-
-
-@pytest.fixture
 def sealed(store: Store) -> SealedPack:
     """A bytecode pack: four payloads, and one more source for the second."""
     writer = PackWriter(store, label="demo-1.0", kind="bytecode", build=BUILD, optimisation=2)

@@ -28,11 +28,6 @@ SOURCES = [source(number) for number in range(50)]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
-
-
-@pytest.fixture
 def sealed(store: Store) -> SealedPack:
     """A recorded pack of fifty variants."""
     pack = bytecode_pack(store, range(50))

@@ -8,8 +8,6 @@ import random
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.support.stores import BUILD, LIMIT, bytecode_pack, source, start, temporaries
 from velo_import.host.files import stamp_of
 from velo_import.store.catalog import Catalog
@@ -46,11 +44,6 @@ def writer_of(n):
         writer.add(payload(number), source=source(number))
     return writer
 """
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
 
 
 def check(store: Store) -> int:

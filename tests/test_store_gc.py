@@ -43,11 +43,6 @@ DAY = 86400.0
 LATER = 7200.0
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
-
-
 def swept(store: Store, **wish: object) -> Report:
     """A collection two hours from now; it has to do what the preview said."""
     now = time.time() + LATER

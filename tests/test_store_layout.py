@@ -16,11 +16,6 @@ from velo_import.errors import StoreCorrupt, StoreMissing, VeloError
 from velo_import.store.layout import PARTS, Store
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
-
-
 def test_new_store_is_private_and_has_a_version(store: Store) -> None:
     """The store's own folder is the gate; locks and notes have one of their own."""
     assert (store.home / "VERSION").read_text() == "1\n"

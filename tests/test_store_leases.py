@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -21,11 +20,6 @@ with leases.shared(store):
     import time
     time.sleep(60)
 """
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
 
 
 def test_removal_waits_for_readers_and_names_them(store: Store) -> None:

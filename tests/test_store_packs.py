@@ -31,11 +31,6 @@ from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter, open_pack, seal_all
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
-
-
 def test_what_went_in_comes_out(store: Store) -> None:
     sealed = bytecode_pack(store, range(200))
 

@@ -15,11 +15,6 @@ from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter, SealedPack
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
-
-
 def content_pack(store: Store, numbers: range, *, compress: bool = False) -> SealedPack:
     writer = PackWriter(store, label=f"{numbers}", kind="content", compress=compress)
     for number in numbers:

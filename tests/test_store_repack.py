@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,17 +31,6 @@ TEXTS = [f"line {number} of some source\n".encode() * (number % 40 + 5) for numb
 NOISE = random.Random(3).randbytes(9000)
 LARGE = b"native code, or something like it. " * 20_000
 assert len(LARGE) > FILE_FROM
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
-
-
-@pytest.fixture
-def catalog(store: Store) -> Iterator[Catalog]:
-    with Catalog.open(store) as opened:
-        yield opened
 
 
 def packed(store: Store, catalog: Catalog, contents: list[bytes], *, age: float = 60 * DAY) -> SealedPack:

@@ -29,11 +29,6 @@ from velo_import.store.roots import (
 DAY = 86400.0
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
-
-
 def needed(root: Root) -> tuple[set[bytes], set[bytes]]:
     with needs(root) as (packs, steps):
         return packs, {digest for step in steps for digest in step}

@@ -38,17 +38,6 @@ MTIME = 1_600_000_000_123_456_789
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
-
-
-@pytest.fixture
-def catalog(store: Store) -> Iterator[Catalog]:
-    with Catalog.open(store) as catalog:
-        yield catalog
-
-
-@pytest.fixture
 def reader(catalog: Catalog) -> Iterator[Reader]:
     with Reader(catalog) as reader:
         yield reader

@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,17 +41,6 @@ from velo_import.store.verify import BLOB, MANIFEST, PACK, ROOT, TWIN, Subject, 
 
 TEXTS = [b"text %d\n" % number * (number % 50 + 1) for number in range(120)]
 DIGESTS = [digest_of(text) for text in TEXTS]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "home", create=True)
-
-
-@pytest.fixture
-def catalog(store: Store) -> Iterator[Catalog]:
-    with Catalog.open(store) as opened:
-        yield opened
 
 
 def content_pack(

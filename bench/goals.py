@@ -84,7 +84,8 @@ def _ingest(record: Mapping[str, Any]) -> Iterator[Verdict]:
         first = round(kinds["pyc"]["files"] / (kinds["pyc"]["seconds"]["first"] - _compiling(kinds["pyc"])))
         yield Verdict("hashing, storing, indexing >= 6,000 files/s", f"{first:,} files/s", first >= 6000)
         again = kinds["pyc"]["files_per_second"]["unchanged"]
-        yield Verdict("unchanged tree >= 200,000 files/s", f"{again:,} files/s", again >= 200_000)
+        for wanted in (60_000, 200_000):
+            yield Verdict(f"unchanged tree >= {wanted:,} files/s", f"{again:,} files/s", again >= wanted)
         if reference := record.get("compileall"):
             difference = kinds["bare"]["seconds"]["first"] - kinds["pyc"]["seconds"]["first"]
             extra = _compiling(kinds["bare"]) or difference

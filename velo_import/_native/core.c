@@ -134,7 +134,7 @@ static PyObject *map_file(PyObject *module, PyObject *argument)
     ((Map *)map)->size = (Py_ssize_t)status.st_size;
     if (status.st_size > 0) {
         void *start = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_SHARED, descriptor, 0);
-        if (start == MAP_FAILED) /* the object says NULL until now */
+        if (start == MAP_FAILED)
             goto refused;
         ((Map *)map)->start = start;
     }

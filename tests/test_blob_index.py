@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from tests.support.stores import flip_bit
 from velo_import.errors import StoreCorrupt, StoreMissing
-from velo_import.format import blobindex
+from velo_import.format import blobindex, pack
 from velo_import.format.blobindex import Place
 from velo_import.store.index import NAME, BlobIndex, write_index
 from velo_import.store.layout import Store
@@ -83,6 +84,27 @@ def test_every_blob_is_found_and_read(filled: Store) -> None:
         assert index.find(digest_of(b"never stored")) is None
         assert index.get(bytes(32)) is None
         assert index.get(b"\xff" * 32) is None
+
+
+def test_compressed_blobs_are_read_too(store: Store) -> None:
+    """Whoever asks need not know how a blob is stored; a damaged frame is a miss."""
+    with PackWriter(store, label="small", kind="content", compress=True) as writer:
+        for payload in PAYLOADS:
+            writer.add(payload)
+        sealed = writer.seal()
+    assert sealed is not None
+    write_index(store)
+    packed = {entry.digest: entry for entry in sealed.entries if entry.codec == pack.ZSTD}
+    assert len(packed) > len(PAYLOADS) / 2
+    with BlobIndex(store) as index:
+        for payload in PAYLOADS:
+            view = index.get(digest_of(payload), verify=False)
+            assert view is not None
+            assert bytes(view) == payload
+    digest, entry = packed.popitem()
+    flip_bit(sealed.path, entry.offset + 1)
+    with BlobIndex(store) as index:
+        assert index.get(digest) is None
 
 
 def test_what_is_not_in_the_packs_any_more_is_a_miss(filled: Store) -> None:

@@ -16,6 +16,7 @@ from blake3 import blake3
 from tests.support.stores import temporaries
 from velo_import.errors import VeloError
 from velo_import.format.manifest import siphash
+from velo_import.format.pack import PLAIN, ZSTD
 from velo_import.ingest import content
 from velo_import.ingest.content import LOOSE_FROM, SHORT, Contents, read_contents, read_whole
 from velo_import.ingest.plan import Unread
@@ -23,6 +24,7 @@ from velo_import.ingest.scan import list_folder
 from velo_import.store.blobs import Blob, Blobs, Staged, identify
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
+from velo_import.store.packs import open_pack
 
 LARGE = LOOSE_FROM + 1
 
@@ -143,6 +145,26 @@ def test_small_and_large_files_are_stored_under_the_name_of_what_was_stored(fold
     }
     assert is_stored(store, digest(folder / "small")) and is_stored(store, digest(folder / "large"))
     assert contents.new_blobs == 2 and contents.new_bytes == 5 + LARGE
+
+
+def test_small_files_are_compressed_where_that_pays(folder, store, take, monkeypatch):
+    """In the order of the folder, however many batches are on their way: equal trees give equal packs."""
+    monkeypatch.setattr(content, "BATCH_FILES", 3)
+    texts = [b"def answer():\n    return %d\n" % number * 40 for number in range(20)]
+    noise = os.urandom(5000)
+    for number, data in enumerate([*texts, noise]):
+        (folder / f"{number:02}.py").write_bytes(data)
+    (folder / "library.so").write_bytes(texts[0] * 1000)
+
+    (packed,) = take().packs
+
+    codecs = {entry.digest: entry.codec for entry in packed.entries}
+    assert [codecs[blake3(text).digest()] for text in texts] == [ZSTD] * len(texts)
+    assert codecs[blake3(noise).digest()] == PLAIN
+    with open_pack(packed.path) as file:
+        in_order = [file.read(entry) for entry in sorted(file.entries, key=lambda entry: entry.offset)]
+    assert in_order == [*texts, noise]
+    assert Blobs(store).read(blake3(texts[0] * 1000).digest()) == texts[0] * 1000, "it may be mapped"
 
 
 def test_a_new_large_file_is_read_once(folder, take, monkeypatch):

@@ -139,6 +139,20 @@ def test_bytecode_is_never_compressed(store: Store) -> None:
         open_pack(path)
 
 
+@pytest.mark.parametrize("features", [zstandard.backend_features, frozenset()], ids=["batch", "singly"])
+def test_many_at_once_are_as_one_after_the_other(
+    features: frozenset[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their order, whatever the library offers and however many threads help."""
+    contents = [TEXT, b"", NOISE, TEXT * 3, b"x", TEXT[1:]]
+    one_by_one = [codec.compressed(content) for content in contents]
+    monkeypatch.setattr(zstandard, "backend_features", features)
+
+    assert codec.compressed_all(contents) == codec.compressed_all(contents, threads=3) == one_by_one
+    assert [frame is None for frame in one_by_one] == [False, True, True, False, True, False]
+    assert codec.compressed_all([]) == []
+
+
 @pytest.mark.parametrize("data", [b"", b"x", os.urandom(4096)], ids=["empty", "one byte", "noise"])
 def test_what_does_not_shrink_stays_as_it_is(data: bytes) -> None:
     assert codec.compressed(data) is None

@@ -24,6 +24,7 @@ from tests.support.stores import (
     temporaries,
 )
 from velo_import.errors import StoreCorrupt, StoreMissing, VeloError
+from velo_import.format import pack
 from velo_import.host.files import Data, copy_shown, stamp_of
 from velo_import.store import blobs as blobs_module
 from velo_import.store.blobs import Blobs
@@ -68,6 +69,35 @@ def test_equal_content_gives_an_equal_id(tmp_path: Path) -> None:
     stores = [Store.open(tmp_path / name, create=True) for name in "ab"]
 
     assert len({bytecode_pack(store, range(20)).id for store in stores}) == 1
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["from plain", "from zstd"])
+@pytest.mark.parametrize("after", [False, True], ids=["to plain", "to zstd"])
+def test_payloads_move_between_packs(store: Store, before: bool, after: bool) -> None:
+    """Whether either of them compresses: what comes out is what went in, and damage does not travel."""
+    texts = [b"line %d of a source\n" % number * 30 for number in range(9)]
+    old = PackWriter(store, label="old", kind="content", compress=before)
+    for text in texts:
+        old.add(text)
+    first = old.seal()
+    assert first is not None
+    with open_pack(first.path) as file, PackWriter(store, label="new", kind="content", compress=after) as new:
+        for entry in file.entries:
+            new.copy(file, entry)
+        second = new.seal()
+    assert second is not None
+
+    with open_pack(second.path) as file:
+        assert file.damaged() == []
+        assert {entry.codec for entry in file.entries} == {pack.ZSTD if after else pack.PLAIN}
+        assert sorted(map(file.read, file.entries)) == sorted(texts)
+    flip_bit(second.path, second.entries[0].offset + 1)
+    with (
+        open_pack(second.path) as file,
+        PackWriter(store, label="third", kind="content", compress=before) as third,
+        pytest.raises(StoreCorrupt),
+    ):
+        third.copy(file, second.entries[0])
 
 
 def test_sealing_again_keeps_the_file_that_manifests_refer_to(store: Store) -> None:

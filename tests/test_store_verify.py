@@ -398,10 +398,13 @@ def test_a_pack_comes_back_as_it_was(
     assert temporaries(store.home) == []
 
 
+@pytest.mark.parametrize("compress", [False, True], ids=["plain", "zstd"])
 @pytest.mark.parametrize("place", OUTSIDE)
-def test_a_pack_without_its_end_is_read_from_the_front(store: Store, catalog: Catalog, place: Place) -> None:
+def test_a_pack_without_its_end_is_read_from_the_front(
+    store: Store, catalog: Catalog, place: Place, compress: bool
+) -> None:
     """No other copy is needed: every payload is whole, and stands behind a header that names it."""
-    packed = content_pack(store, catalog, range(len(TEXTS)))
+    packed = content_pack(store, catalog, range(len(TEXTS)), compress=compress)
     before = packed.path.read_bytes()
     flip_bit(packed.path, place(packed))
 

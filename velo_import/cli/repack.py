@@ -32,15 +32,15 @@ def _duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
     default="30d",
     metavar="TIME",
     show_default=True,
-    help="Compress what no environment has used for so long.",
+    help="Compress files that no environment has used for so long.",
 )
 @wait_option
 @json_flag
 def command(cold_after: float, wait: float, as_json: bool) -> int:
-    """Compress what nobody has used for long, take back out what is used again, join small packs.
+    """Compress large files that nobody has used for long, take back out what is used again, join small packs.
 
-    Content keeps its id, and bytecode stays where programs map it. Safe beside running programs, ingests and
-    learners.
+    Small content is compressed when it is stored; that of an older Velo is compressed now. Content keeps its
+    id, and bytecode stays where programs map it. Safe beside running programs, ingests and learners.
     """
     store = store_to_change()
     began = time.perf_counter()

@@ -2,7 +2,8 @@
 """Reading files: what their content is (BLAKE3), and a copy of it in the store where that is wanted.
 
 Knows how to read a file that somebody may be writing: its stamp must be the same before and after, or it is
-read again. Small contents go into packs, large ones into files of their own. Every file is read once. The
+read again. Small contents go into packs, as zstd where that pays, because nobody maps them; large ones into
+files of their own. Every file is read once. The
 surprise: a large one is copied while it is hashed, unless the store has a blob of its size; then it is most
 likely there already, and is only hashed, so that a second environment is not written twice.
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from blake3 import blake3
 
+from velo_import.format import codec
 from velo_import.format.manifest import siphash
 from velo_import.host.files import open_quietly
 from velo_import.store.blobs import Blob, Blobs, Staged, give_up, identify
@@ -28,7 +31,7 @@ from .scan import COARSE_TICK_NS, FINE_TICK_NS, SLOW_WALKERS, FileEntry, Trouble
 from .secrets import is_key, is_secret
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 LOOSE_FROM = 256 * 1024  # FORMAT.md, section 6: larger contents are files of their own.
 PACK_BYTES = 64 << 20
@@ -147,13 +150,14 @@ def read_contents(
 
     large = [item for item in unread if item.entry.size >= LOOSE_FROM and not item.is_source]
     small = [item for item in unread if item.entry.size < LOOSE_FROM or item.is_source]
-    work = _Reading(store, catalog, label, advance, catalog.sizes(LOOSE_FROM) if large else set())
-    pool = ThreadPoolExecutor(SLOW_WALKERS if slow else max(threads, 1))
+    threads = max(threads, 1)
+    work = _Reading(store, catalog, label, advance, catalog.sizes(LOOSE_FROM) if large else set(), threads)
+    pool = ThreadPoolExecutor(SLOW_WALKERS if slow else threads)
     try:
         # Large files keep the disk and another core busy meanwhile: hashing lets go of Python's lock.
         answers = pool.map(work.read_large, large)
         for batch in _batches(small):
-            work.add_small(batch, (pool.map if slow else map)(_try_read, batch))
+            work.add_small(batch, (pool.map if slow else map)(_try_read, batch), pool)
         work.add_large(large, answers, pool)
         return work.finish()
     finally:
@@ -189,7 +193,13 @@ class _Reading:
     """The state of one `read_contents`."""
 
     def __init__(
-        self, store: Store, catalog: Catalog, label: str, advance: Callable[[int], None], sizes: set[int]
+        self,
+        store: Store,
+        catalog: Catalog,
+        label: str,
+        advance: Callable[[int], None],
+        sizes: set[int],
+        threads: int,
     ) -> None:
         self.store = store
         self.blobs = Blobs(store)
@@ -197,7 +207,9 @@ class _Reading:
         self.label = label
         self.advance = advance
         self.sizes = sizes  # Of the large blobs in the store.
+        self.threads = threads
         self.staged: list[Staged] = []
+        self.compressing: deque[tuple[dict[bytes, bytes], Future[list[bytes | None]]]] = deque()
         self.by_digest: dict[bytes, list[Unread]] = {}  # Large files that were only hashed.
         self.result = Contents({}, [], [], [], [], [], 0, 0)
         self.writers: list[PackWriter] = []
@@ -206,7 +218,10 @@ class _Reading:
         self.new_bytes = 0
 
     def add_small(
-        self, batch: list[Unread], answers: Iterable[tuple[bytes, FileEntry] | OSError | Changing]
+        self,
+        batch: list[Unread],
+        answers: Iterable[tuple[bytes, FileEntry] | OSError | Changing],
+        pool: ThreadPoolExecutor,
     ) -> None:
         texts: dict[bytes, bytes] = {}
         for item, answer in zip(batch, answers, strict=True):
@@ -227,12 +242,21 @@ class _Reading:
                     self.by_digest.setdefault(digest, []).append(item)
         self.stored.update(texts)
         present = self.catalog.has_blobs(texts)
-        for digest, data in texts.items():
-            if digest not in present:
-                self._writer().add(data, digest=digest)
+        new = {digest: data for digest, data in texts.items() if digest not in present}
+        if new:
+            # Another core compresses while this one reads on; in order, so that equal trees give equal packs.
+            self.compressing.append((new, pool.submit(codec.compressed_all, list(new.values()))))
+            self._pack_compressed(at_most=self.threads)
+        self.advance(len(batch))
+
+    def _pack_compressed(self, *, at_most: int) -> None:
+        """Pack what has been compressed until only so many batches are on their way."""
+        while len(self.compressing) > at_most:
+            texts, frames = self.compressing.popleft()
+            for (digest, data), frame in zip(texts.items(), frames.result(), strict=True):
+                self._writer().add(data, digest=digest, frame=frame or b"")
                 self.new_blobs += 1
                 self.new_bytes += len(data)
-        self.advance(len(batch))
 
     def read_large(self, item: Unread) -> tuple[Blob | Staged, FileEntry] | OSError | Changing | None:
         """Read a file once, in any thread: copy it meanwhile, or only hash it if the store may have it.
@@ -308,6 +332,7 @@ class _Reading:
             self.by_digest.setdefault(blob.digest, []).append(item)
 
     def finish(self) -> Contents:
+        self._pack_compressed(at_most=0)
         packs = seal_all(self.writers)
         return self.result._replace(packs=packs, new_blobs=self.new_blobs, new_bytes=self.new_bytes)
 
@@ -318,7 +343,7 @@ class _Reading:
 
     def _writer(self) -> PackWriter:
         if not self.writers or self.writers[-1].size >= PACK_BYTES:
-            self.writers.append(PackWriter(self.store, label=self.label, kind="content"))
+            self.writers.append(PackWriter(self.store, label=self.label, kind="content", compress=True))
         return self.writers[-1]
 
     def _give_up(self, item: Unread, error: OSError | Changing) -> None:

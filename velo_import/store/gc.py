@@ -239,7 +239,7 @@ class _Collection:
             with open_pack(found.path) as file:
                 for entry in sorted(file.entries, key=attrgetter("offset")):
                     if entry.digest in needed:
-                        writer.add(file.read(entry), source=entry.source, digest=entry.digest)
+                        writer.copy(file, entry)
         except StoreCorrupt:
             self.report.damaged.append(found.path)
             return False

@@ -17,7 +17,7 @@ from types import TracebackType
 from blake3 import blake3
 
 from ..errors import StoreCorrupt, StoreMissing
-from ..format import blobindex, pack
+from ..format import blobindex, codec, pack
 from ..format.blobindex import Place
 from ..host.files import open_quietly, publish
 from .layout import Store
@@ -35,8 +35,8 @@ def write_index(store: Store) -> int:
         with suppress(OSError, StoreCorrupt), open_pack(path) as file:
             number = len(ids)
             ids.append(bytes.fromhex(file.id))
-            for digest, _, offset, length, size, codec, kind, _ in file.entries:
-                places.setdefault(digest, Place(number, codec, kind, offset, length, size))
+            for digest, _, offset, length, size, how, kind, _ in file.entries:
+                places.setdefault(digest, Place(number, how, kind, offset, length, size))
     publish(store.packs / NAME, [blobindex.encode(ids, sorted(places.items()))], mode=0o444)
     return len(places)
 
@@ -71,12 +71,12 @@ class BlobIndex:
         return blobindex.find(self._view, self.layout, digest)
 
     def get(self, digest: bytes, *, verify: bool = True) -> memoryview | None:
-        """The bytes of a blob, as they lie in its pack; None for one that is not here, compressed or damaged.
+        """The bytes of a blob, copied only if they are compressed; None for one that is not here, or damaged.
 
         Without `verify` nothing is hashed: for callers that check the pack's stamp against one they trust.
         """
         place = blobindex.find(self._view, self.layout, digest)
-        if place is None or place.codec != pack.PLAIN:
+        if place is None:
             return None
         try:
             view = self._pack(place.pack)
@@ -85,6 +85,11 @@ class BlobIndex:
         if view is None or place.offset + place.length > len(view):
             return None
         data = view[place.offset : place.offset + place.length]
+        if place.codec != pack.PLAIN:
+            try:
+                data = memoryview(codec.expanded(bytes(data), place.codec, place.size))
+            except StoreCorrupt:
+                return None
         if verify and blake3(data).digest() != digest:
             return None
         return data

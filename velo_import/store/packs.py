@@ -116,6 +116,13 @@ class PackWriter:
         self._entries[digest, source] = entry
         return entry
 
+    def copy(self, file: PackFile, entry: Entry) -> Entry:
+        """Append a payload of another pack, verified; what is compressed there is not compressed again."""
+        stored = file.stored(entry)
+        frame = None if entry.codec == pack.PLAIN or not self._compress else stored
+        content = file.content(entry, stored)
+        return self.add(content, source=entry.source, digest=entry.digest, frame=frame)
+
     def seal(self) -> SealedPack | None:
         """Finish the pack and put it in its place; None when nothing was added."""
         return next(iter(seal_all([self])), None)
@@ -269,7 +276,10 @@ class PackFile:
 
     def read(self, entry: Entry) -> bytes:
         """A payload, verified."""
-        stored = self.stored(entry)
+        return self.content(entry, self.stored(entry))
+
+    def content(self, entry: Entry, stored: bytes) -> bytes:
+        """What these bytes of the file, as `stored` gave them, are the payload of; verified."""
         try:
             payload = codec.expanded(stored, entry.codec, entry.size)
         except StoreCorrupt as error:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Repack: content moves to where it is best kept, and keeps its id. What no environment has used for long is
-compressed into packs, loose or not; what is used again comes back out; small packs become large ones.
+"""Repack: content moves to where it is best kept, and keeps its id. Files that no environment has used for
+long are compressed into packs; those that are used again come back out; small packs become large ones, and
+what an older Velo packed without compressing it is compressed.
 
 Knows what is cold and where things go; the bytes are packs.py's and blobs.py's. Its surprise: nobody counts
-reads. Content is as warm as the environments that name it, which is known without writing a single time.
+reads. Content is as warm as the environments that name it, which is known without writing a single time. Only
+for large content does it matter: what is small has no file of its own, and no program maps it.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class Report:
     bytes_removed: int = 0
     bytes_made: int = 0
     cooled: int = 0  # blobs that are stored as zstd now, or were found not to shrink
-    warmed: int = 0  # blobs that are stored as they are again
+    warmed: int = 0  # blobs that were zstd and are files of their own now
     packed: int = 0  # of the cooled: had been files of their own
     unpacked: int = 0  # of the warmed: are files of their own now
     damaged: list[Path] = field(default_factory=list)
@@ -77,6 +79,7 @@ class _Piece(NamedTuple):
 
     digest: bytes
     content: bytes
+    frame: bytes | None  # None: nobody has tried yet; empty: it would not shrink.
 
 
 def ignore(phase: str, done: int, total: int) -> None:
@@ -96,7 +99,7 @@ def repack(
     """Move content to where it is best kept. Hold the maintenance lease.
 
     Args:
-        cold_after: seconds without use after which content is compressed.
+        cold_after: seconds without use after which a file is compressed.
         jobs: threads that compress.
         wait: seconds that an ingest may keep us from removing old files.
 
@@ -107,11 +110,11 @@ def repack(
     store.require_writable()
     now = time.time() if now is None else now
     warm, named = _in_use(store, now - cold_after)
-    packs = _packs_to_move(store, warm, named, now - cold_after, now - GRACE)
+    packs = _packs_to_move(store, warm, named, now - GRACE)
     files = list(_cold_files(store, warm, now - cold_after))
     total = len(packs) + len(files)
     with ThreadPoolExecutor(jobs) as pool:
-        work = _Repacking(store, catalog, warm, pool, wait)
+        work = _Repacking(store, catalog, warm, pool, jobs, wait)
         try:
             for number, path in enumerate(packs):
                 progress("packs", number, total)
@@ -138,34 +141,30 @@ def _in_use(store: Store, since: float) -> tuple[set[bytes], set[str]]:
     return warm, named
 
 
-def _packs_to_move(
-    store: Store, warm: set[bytes], named: set[str], cold_since: float, settled_since: float
-) -> list[Path]:
+def _packs_to_move(store: Store, warm: set[bytes], named: set[str], settled_since: float) -> list[Path]:
     misplaced = []
     small = []
     for path in sorted(store.packs.glob("??/*.pack")):
         if path.stem in named:
             continue
         with suppress(OSError, StoreCorrupt), open_pack(path) as file:
-            age = file.stamp.mtime_ns / 1e9
-            if file.kind != "content" or age > settled_since:
+            if file.kind != "content" or file.stamp.mtime_ns / 1e9 > settled_since:
                 continue
-            if _is_misplaced(file, warm, age <= cold_since):
+            if _is_misplaced(file, warm):
                 misplaced.append(path)
             elif file.stamp.size < SMALL_PACK:
                 small.append(path)
     return misplaced + (small if len(small) >= MANY_PACKS else [])
 
 
-def _is_misplaced(file: PackFile, warm: set[bytes], may_be_cold: bool) -> bool:
-    """Whether more than half of its content is not stored as it should be."""
-    if file.may_compress:
-        wrong = sum(entry.size for entry in file.entries if entry.codec == ZSTD and entry.digest in warm)
-    elif may_be_cold:
-        wrong = sum(entry.size for entry in file.entries if entry.digest not in warm)
-    else:
-        return False
-    return wrong > _MOST_MISPLACED * sum(entry.size for entry in file.entries)
+def _is_misplaced(file: PackFile, warm: set[bytes]) -> bool:
+    """Whether it was not compressed, or more than half of its content should be files."""
+    wrong = sum(entry.size for entry in file.entries if _should_be_file(entry.digest, entry.size, warm))
+    return not file.may_compress or wrong > _MOST_MISPLACED * sum(entry.size for entry in file.entries)
+
+
+def _should_be_file(digest: bytes, size: int, warm: set[bytes]) -> bool:
+    return size >= FILE_FROM and digest in warm
 
 
 def _cold_files(store: Store, warm: set[bytes], since: float) -> Iterator[tuple[bytes, int]]:
@@ -202,15 +201,22 @@ class _Repacking:
     """One repack at work."""
 
     def __init__(
-        self, store: Store, catalog: Catalog, warm: set[bytes], pool: ThreadPoolExecutor, wait: float
+        self,
+        store: Store,
+        catalog: Catalog,
+        warm: set[bytes],
+        pool: ThreadPoolExecutor,
+        jobs: int,
+        wait: float,
     ) -> None:
         self.store = store
         self.catalog = catalog
         self.warm = warm
         self.pool = pool
+        self.jobs = jobs
         self.wait = wait
         self.report = Report()
-        self._writers: dict[bool, list[PackWriter]] = {True: [], False: []}
+        self._writers: list[PackWriter] = []
         self._files: list[Blob] = []
         self._old: list[_Old] = []
         self._written = 0
@@ -235,7 +241,8 @@ class _Repacking:
                 self.report.damaged.append(found)
             elif found is not None:
                 content, frame, stamp = found
-                self._add_cold(_Piece(digest, content), frame)
+                self._pack(_Piece(digest, content, frame))
+                self.report.cooled += 1
                 self._old.append(_Old(self.store.loose_path(digest), stamp, ""))
                 self.report.packed += 1
         self._end_of_file()
@@ -244,7 +251,7 @@ class _Repacking:
         """Make durable what was copied, record it, and only then remove where it came from."""
         if not self._old:
             return
-        sealed = seal_all(chain(*self._writers.values()))
+        sealed = seal_all(self._writers)
         made = {new.id for new in sealed}
         with leases.exclusive(self.store, wait=self.wait):
             gone = [old for old in self._old if old.pack_id not in made and _is_unchanged(old)]
@@ -263,11 +270,10 @@ class _Repacking:
         self.report.bytes_removed += sum(old.stamp.size for old in gone)
         self.report.bytes_made += sum(new.stamp.size for new in sealed)
         self.report.bytes_made += sum(blob.size for blob in self._files)
-        self._writers = {True: [], False: []}
-        self._files, self._old, self._written = [], [], 0
+        self._writers, self._files, self._old, self._written = [], [], [], 0
 
     def abandon(self) -> None:
-        for writer in chain(*self._writers.values()):
+        for writer in self._writers:
             writer.abandon()
 
     def _end_of_file(self) -> None:
@@ -286,45 +292,41 @@ class _Repacking:
         size = 0
         for entry in sorted(file.entries, key=_offset):
             if entry.digest not in elsewhere:
-                batch.append(_Piece(entry.digest, file.read(entry)))
+                stored = file.stored(entry)
+                content = file.content(entry, stored)
+                frame = (stored if entry.codec == ZSTD else b"") if file.may_compress else None
+                batch.append(_Piece(entry.digest, content, frame))
                 size += entry.size
                 if size >= _BATCH_BYTES:
                     yield batch
                     batch, size = [], 0
-                self.report.warmed += entry.codec == ZSTD and entry.digest in self.warm
         yield batch
 
     def _place(self, batch: list[_Piece]) -> None:
-        warm = [piece for piece in batch if piece.digest in self.warm]
-        cold = [piece for piece in batch if piece.digest not in self.warm]
-        self._publish([piece for piece in warm if len(piece.content) >= FILE_FROM])
-        for piece in warm:
-            if len(piece.content) < FILE_FROM:
-                self._writer(False).add(piece.content, digest=piece.digest)
-                self._written += len(piece.content)
-        frames = self.pool.map(codec.compressed, (piece.content for piece in cold))
-        for piece, frame in zip(cold, frames, strict=True):
-            self._add_cold(piece, frame or b"")
+        files = [piece for piece in batch if _should_be_file(piece.digest, len(piece.content), self.warm)]
+        self._publish(files)
+        moved = {piece.digest for piece in files}
+        rest = [piece for piece in batch if piece.digest not in moved]
+        new = [piece for piece in rest if piece.frame is None]
+        frames = iter(codec.compressed_all([piece.content for piece in new], self.jobs))
+        for piece in rest:
+            self._pack(piece if piece.frame is not None else piece._replace(frame=next(frames) or b""))
+        self.report.cooled += len(new)
 
     def _publish(self, pieces: list[_Piece]) -> None:
         with publish_many() as batch:
-            for digest, content in pieces:
+            for digest, content, frame in pieces:
                 batch.add(self.store.loose_path(digest), [content])
                 self._files.append(Blob(digest, len(content)))
                 self._written += len(content)
+                self.report.warmed += bool(frame)
         self.report.unpacked += len(pieces)
 
-    def _add_cold(self, piece: _Piece, frame: bytes) -> None:
-        self._writer(True).add(piece.content, digest=piece.digest, frame=frame)
-        self._written += len(frame or piece.content)
-        self.report.cooled += 1
-
-    def _writer(self, compress: bool) -> PackWriter:
-        alike = self._writers[compress]
-        if not alike or alike[-1].size >= _PACK_BYTES:
-            label = "cold" if compress else "repacked"
-            alike.append(PackWriter(self.store, label=label, kind="content", compress=compress))
-        return alike[-1]
+    def _pack(self, piece: _Piece) -> None:
+        if not self._writers or self._writers[-1].size >= _PACK_BYTES:
+            self._writers.append(PackWriter(self.store, label="repacked", kind="content", compress=True))
+        self._writers[-1].add(piece.content, digest=piece.digest, frame=piece.frame)
+        self._written += len(piece.frame or piece.content)
 
     def _compressed_file(self, digest: bytes) -> tuple[bytes, bytes, Stamp] | Path | None:
         """A loose blob, its frame and its stamp; its path if it is damaged, None if it stays a file."""

@@ -212,8 +212,10 @@ class _Repair:
         for payload in payloads:
             if payload.found:
                 content = payload.content()
+                frame = None if payload.sharing[0].codec == pack.PLAIN else payload.stored
                 for entry in payload.sharing:
-                    saved.add(writer.add(content, source=entry.source, digest=entry.digest).digest)
+                    added = writer.add(content, source=entry.source, digest=entry.digest, frame=frame)
+                    saved.add(added.digest)
         if writer.kind == "content":  # Bytecode without its source is of no use; it is made again.
             for digest in sorted(known - saved):
                 found = self.copies.read(digest)
@@ -231,9 +233,10 @@ class _Repair:
         """For a pack that cannot say itself what it was; None if nobody knows."""
         record = self.catalog.packs().get(pack_id)
         if record is not None:
-            return self._writer(record.kind, record.label, record.build, record.optimisation)
+            is_compressed = any(payload.sharing[0].codec == pack.ZSTD for payload in payloads)
+            return self._writer(record.kind, record.label, record.build, record.optimisation, is_compressed)
         if payloads and payloads[0].sharing[0].kind == pack.FILE:
-            return self._writer("content", "salvaged", "", 0)
+            return self._writer("content", "salvaged", "", 0, True)
         return None
 
     def _writer(

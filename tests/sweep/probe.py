@@ -17,7 +17,7 @@ CODE_ATTRIBUTES = (
     *("co_cellvars", "co_code", "co_linetable", "co_exceptiontable"),
 )
 MOST_RAISED = 12  # modules per package that are made to fail on purpose
-MOST_OBJECTS = 60  # functions and classes per module whose source is asked for
+MOST_FUNCTIONS = 20  # per module, whose source is asked for
 
 
 class Recorder:
@@ -169,17 +169,15 @@ def sources(names):
             lambda module: short((inspect.getsource(module).splitlines(True), 0)), module
         )
         answers["doc"] = answer_of(inspect.getdoc, module)
-        count = 0
+        functions = classes = 0
         for key, value in list(namespace(module).items()):
-            if count >= MOST_OBJECTS:
-                break
-            if type(value) is types.FunctionType and value.__module__ == name:
-                count += 1
+            if type(value) is types.FunctionType and value.__module__ == name and functions < MOST_FUNCTIONS:
+                functions += 1
                 answers[key] = answer_of(lambda value: short(inspect.getsourcelines(value)), value)
                 answers[f"{key} file"] = value.__code__.co_filename
-            elif type(value) is type and value.__module__ == name and count < 4:
-                # Few: before 3.13 each class has the whole module parsed.
-                count += 1
+            elif type(value) is type and value.__module__ == name and not classes:
+                # One: before 3.13 each of them has the whole module parsed.
+                classes += 1
                 answers[key] = answer_of(lambda value: short(inspect.getsourcelines(value)), value)
         seen[name] = answers
     return seen

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from tests.support.running import Velo
 from tests.support.tree import Tree
@@ -147,6 +148,51 @@ def test_store_size_adds_up(velo: Velo, app: Tree) -> None:
     }
     assert document["total"] == sum(document["parts"].values())
     assert velo.command("store", "size").stdout.splitlines()[-1].startswith("total")
+
+
+def test_store_size_in_detail_accounts_for_every_block(velo: Velo, tree: Tree) -> None:
+    """As `du` counts: each row is content, what is left of it, and what storing it costs."""
+    tree.write({**APP, "words.txt": "the same words again and again\n" * 500, "library.so": "x" * 300_000})
+    velo.ingest()
+    rename = velo.home / "cas_store" / "v1" / "not-a-digest"
+    rename.write_text("somebody put it there")
+
+    document = velo.command("store", "size", "--detail", "--json").json
+    table = velo.command("store", "size", "--detail").stdout
+
+    rows = {row["name"].partition(":")[0]: row for row in document["detail"]}
+    everything = {path.stat().st_ino: path.stat().st_blocks * 512 for path in velo.home.rglob("*")}
+    everything[velo.home.stat().st_ino] = velo.home.stat().st_blocks * 512
+    assert document["total"] == sum(row["disk"] for row in rows.values()) == sum(everything.values())
+    assert rows["files"]["content"] == rows["files"]["stored"] == 300_000
+    assert rows["packed content"]["stored"] < 2000 < 15_500 < rows["packed content"]["content"]
+    assert rows["bytecode"]["blobs"] > 0
+    assert rows["others"]["files"] > 0
+    causes = document["overhead"]
+    shares = [causes.pop("of_stored"), causes.pop("of_content")]
+    assert sum(causes.values()) == document["blobs"]["overhead"]
+    assert shares[0] > shares[1] > 0
+    assert "overhead of blobs" in table and "bytes for each blob" in table
+
+
+def test_store_size_in_detail_knows_what_is_there_twice(velo: Velo, app: Tree) -> None:
+    """A blob that is a file and lies in a pack as well; a pack that cannot be read is named."""
+    packs = list(velo.home.glob("packs/v1/*/*.pack"))
+    before = velo.command("store", "size", "--detail", "--json").json["stored_twice"]
+    digest = blake3(b"no code").hexdigest()
+    loose = velo.home / "cas_store" / "v1" / digest[:2] / digest[2:4] / digest
+    loose.parent.mkdir(parents=True)
+    loose.write_bytes(b"no code")
+    other = packs[0].with_name("f" * 64 + ".pack")
+    other.write_bytes(b"no pack")
+
+    document = velo.command("store", "size", "--detail", "--json").json
+    result = velo.command("store", "size", "--detail")
+
+    assert document["stored_twice"] == {"blobs": before["blobs"] + 1, "bytes": before["bytes"] + 7}
+    assert document["unreadable"] == [str(other)]
+    assert f"stored more than once: {before['blobs'] + 1} blobs" in result.stdout
+    assert f"{other} is damaged" in result.stderr
 
 
 def test_manifest_list_and_stats(velo: Velo, app: Tree) -> None:

@@ -12,6 +12,7 @@ import click
 from ..errors import StoreCorrupt, VeloError
 from ..launch.enable import enabled_files, find_sites
 from ..store import clear as clearing
+from ..store.breakdown import Breakdown, breakdown
 from ..store.layout import Store
 from ..store.roots import REGISTERED, Root, prefix_of, roots
 from . import render, repack, share
@@ -35,10 +36,14 @@ def path(as_json: bool) -> None:
 
 
 @command.command("size")
+@click.option("--detail", is_flag=True, help="What is stored, and what storing it costs; reads every index.")
 @json_flag
-def size(as_json: bool) -> None:
+def size(detail: bool, as_json: bool) -> None:
     """Bytes on disk, part by part."""
     store = open_store()
+    if detail:
+        _show_detail(store, breakdown(store), as_json)
+        return
     parts = store.size_report()
     total = sum(parts.values())
     if as_json:
@@ -46,6 +51,55 @@ def size(as_json: bool) -> None:
         return
     rows = [(part, render.size(count)) for part, count in parts.items()]
     render.table(("part", "size"), [*rows, ("total", render.size(total))], right=(1,))
+
+
+def _show_detail(store: Store, found: Breakdown, as_json: bool) -> None:
+    blobs = found.blobs
+    shares = {
+        "of_stored": blobs.overhead / max(blobs.stored, 1),
+        "of_content": blobs.overhead / max(blobs.content, 1),
+    }
+    if as_json:
+        render.data(
+            {
+                "path": str(store.home),
+                "detail": [{**part._asdict(), "overhead": part.overhead} for part in found.parts],
+                "blobs": {**blobs._asdict(), "overhead": blobs.overhead},
+                "overhead": {**found.causes, **shares},
+                "stored_twice": {"blobs": found.twice, "bytes": found.twice_bytes},
+                "unreadable": [str(path) for path in found.unreadable],
+                "total": found.total,
+            }
+        )
+        return
+    rows = [
+        (
+            part.name,
+            f"{part.files:,}",
+            f"{part.blobs:,}" if part.blobs else "",
+            *(render.size(count) if part.blobs else "" for count in (part.content, part.stored)),
+            render.size(part.disk),
+        )
+        for part in found.parts
+    ]
+    total = ("total", f"{sum(part.files for part in found.parts):,}", f"{blobs.blobs:,}")
+    sizes = (blobs.content, blobs.stored, found.total)
+    rows.append((*total, *map(render.size, sizes)))
+    render.table(("part", "files", "blobs", "content", "stored", "on disk"), rows, right=(1, 2, 3, 4, 5))
+    render.line()
+    causes = {**found.causes, "total": blobs.overhead}
+    costs = [(name, render.size(count)) for name, count in causes.items()]
+    render.table(("overhead of blobs", "size"), costs, right=(1,))
+    render.line()
+    each = blobs.overhead / max(blobs.blobs, 1)
+    stored, content = shares.values()
+    render.line(
+        f"{each:,.0f} bytes for each blob: {stored:.2%} of what is stored, {content:.2%} of its content"
+    )
+    if found.twice:
+        render.line(f"stored more than once: {found.twice:,} blobs, {render.size(found.twice_bytes)}")
+    for path in found.unreadable:
+        render.note(f"warning: {path} is damaged\nhint: run `velo verify`")
 
 
 @command.command("clear")

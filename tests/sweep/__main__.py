@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.support.running import clean_environment
 
 from .make import make
+from .results import FOLDER, keep, table
 from .run import ARMS, PackageResult, Sweep
 from .scan import scan
 
@@ -40,8 +41,13 @@ def main() -> None:
         "--ingest", type=Path, nargs="*", help="what `velo ingest` is given (default: the environment)"
     )
     run.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="variable for all arms")
-    run.add_argument("--json", type=Path, help="where the results go")
+    run.add_argument("--json", type=Path, help="where results are kept; those of other packages stay")
+    show = commands.add_parser("table", help="show kept results")
+    show.add_argument("json", type=Path, nargs="*", help=f"default: those of {FOLDER.name}/")
     chosen = parser.parse_args()
+    if chosen.command == "table":
+        print(table(chosen.json or sorted(FOLDER.glob("*.json"))))
+        return
     if chosen.command == "make":
         print(make(chosen.version, chosen.folder.absolute(), kind=chosen.kind, leave_out=chosen.leave_out))
         return
@@ -56,6 +62,8 @@ def _run(chosen: argparse.Namespace) -> int:
     environment = scan(python, clean_environment(work))
     wanted = chosen.only or list(environment.packages)
     packages = [name for name in wanted if name in environment.packages and name not in chosen.skip]
+    # The longest first: none of them is left over when the others are done.
+    packages.sort(key=lambda name: -len(environment.packages[name]))
     extra = dict(each.split("=", 1) for each in chosen.set)
     sweep = Sweep(environment, work, chosen.arms, extra)
     began = time.monotonic()
@@ -69,29 +77,20 @@ def _run(chosen: argparse.Namespace) -> int:
     def report(result: PackageResult) -> None:
         verdict = f"{len(result.unexplained)} DIFFERENCES" if result.unexplained else "same"
         served = {arm: each["own_served"] for arm, each in result.arms.items()}
-        print(
-            f"{result.name}: {result.modules} modules, {result.imported} imported, {served}: {verdict}",
-            flush=True,
-        )
+        print(f"{result.name}: {result.modules} modules, {result.imported} imported, {served}: {verdict}")
         for problem in result.problems:
-            print(f"    PROBLEM {problem}", flush=True)
+            print(f"    PROBLEM {problem}")
         for each in result.unexplained[:6]:
-            print(f"    {json.dumps(each)[:900]}", flush=True)
+            print(f"    {json.dumps(each)[:900]}")
+        sys.stdout.flush()
+        if chosen.json:
+            keep(chosen.json, environment, [result])
 
     results = sweep.run(packages, chosen.jobs, report)
-    document = sweep.summary(results)
-    document["seconds"] = round(time.monotonic() - began)
-    if chosen.json:
-        chosen.json.write_text(json.dumps(document, indent=1) + "\n")
-    print(
-        json.dumps(
-            {
-                name: document[name]
-                for name in ("packages", "modules", "imported", "noise", "unexplained", "seconds")
-            }
-        )
-    )
-    return 1 if document["unexplained"] or document["problems"] else 0
+    found = [each.name for each in results if each.unexplained or each.problems]
+    print(f"{len(results)} packages after {time.monotonic() - began:.0f} s")
+    print(f"differing: {' '.join(found) or 'none'}")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ FEW = 4000  # lines beyond what two lists have in common at both ends; comparing
 # What no two runs of one program have in common.
 MASKS = [
     (re.compile(r"\b0x[0-9a-fA-F]{6,}\b"), "0x"),
-    (re.compile(r"/tmp/(?:tmp|pymp-|pip-)?[a-z0-9_-]{8,12}\b"), "/tmp/TEMPORARY"),
+    # The folder that run.py gives to each run for its temporary files.
+    (re.compile(r"(?<=/user/)(?:tmp[^/\s'\"]+|[a-z0-9_]{8})(?=[/\s'\"]|$)"), "TEMPORARY"),
 ]
 
 
@@ -42,7 +43,7 @@ class Difference:
         return self.aspect, self.key or (self.plain or "") + (self.other or "")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Rule:
     """A reviewed difference: why it must exist, and how it is recognised."""
 
@@ -50,7 +51,6 @@ class Rule:
     aspect: re.Pattern[str]
     find: re.Pattern[str]
     by: str | None  # None: the entry is dropped from both runs
-    uses: int = field(default=0, compare=False)
 
 
 def read_rules(path: Path = RULES) -> list[Rule]:
@@ -87,18 +87,22 @@ def masked(text: str) -> str:
     return text
 
 
-def flatten(document: Mapping[str, Any], rules: Iterable[Rule] = ()) -> Seen:
-    """The probe's document with masks and rules applied.
+def flatten(
+    document: Mapping[str, Any], rules: Sequence[Rule] = (), uses: Counter[str] | None = None
+) -> Seen:
+    """The probe's document with masks and rules applied; to a plain run only those apply that drop.
 
-    `rules` is empty for a plain run: there only those that drop apply, and the caller passes these.
+    `uses` counts by reason how often a rule did something.
     """
-    rules = list(rules)
+    uses = Counter() if uses is None else uses
     answers: dict[tuple[str, str], str] = {}
     lists: dict[str, list[str]] = {}
     for aspect, content in document.items():
         if isinstance(content, list):
             lists[aspect] = [
-                line for each in content if (line := _reviewed(aspect, masked(str(each)), rules)) is not None
+                line
+                for each in content
+                if (line := _reviewed(aspect, masked(str(each)), rules, uses)) is not None
             ]
             continue
         for key, value in content.items():
@@ -106,28 +110,28 @@ def flatten(document: Mapping[str, Any], rules: Iterable[Rule] = ()) -> Seen:
             for question, answer in inner.items():
                 # What is asked of Python itself has no module for a key.
                 name = f"{aspect} {question or (key if aspect == 'system' else '')}".rstrip()
-                if (text := _reviewed(name, masked(str(answer)), rules)) is not None:
+                if (text := _reviewed(name, masked(str(answer)), rules, uses)) is not None:
                     answers[name, key] = text
     return Seen(answers, lists)
 
 
-def _reviewed(aspect: str, text: str, rules: Iterable[Rule]) -> str | None:
+def _reviewed(aspect: str, text: str, rules: Sequence[Rule], uses: Counter[str]) -> str | None:
     for rule in rules:
         if not rule.aspect.fullmatch(aspect):
             continue
         if rule.by is None:
             if rule.find.search(text):
-                rule.uses += 1
+                uses[rule.reason] += 1
                 return None
         else:
             text, count = rule.find.subn(rule.by, text)
-            rule.uses += count
+            uses[rule.reason] += count
     return text
 
 
 def droppers(rules: Iterable[Rule]) -> list[Rule]:
-    """Those rules that apply to plain runs too; their uses there are not counted."""
-    return [Rule(each.reason, each.aspect, each.find, None) for each in rules if each.by is None]
+    """Those rules that apply to plain runs, too."""
+    return [each for each in rules if each.by is None]
 
 
 def differences(plain: Seen, other: Seen) -> list[Difference]:

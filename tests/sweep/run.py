@@ -25,13 +25,12 @@ from typing import Any
 from tests.support.running import VELO, clean_environment, is_locked, read_statistics
 
 from .compare import Difference, differences, droppers, flatten, read_rules, without_noise
-from .scan import METADATA, STANDARD, Environment
+from .scan import Environment
 
 PROBE = Path(__file__).with_name("probe.py")
 LIMIT = 900  # seconds for one run; those of scipy with all its tests take one minute on a busy machine
 MOST_LOST = 8  # modules that end the process, per package
 MOST_REPEATS = 3
-MOST_KEPT = 40  # differences per package in the results
 IMPORT_TIME = re.compile(r"import time: +\S+ +\| +\S+ +\|(.*)")
 ARMS = ("first", "ingested", "learned")
 COUNTERS = ("served", "native", "deferred", "errors", "own_served", "sources")
@@ -55,7 +54,8 @@ class PackageResult:
     modules: int
     imported: int = 0
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)  # modules that end the process, and how
+    explained: dict[str, int] = field(default_factory=dict)
     noise: int = 0
     unexplained: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Sweep:
         self.arms = arms
         self.extra = extra
         self.rules = read_rules()
-        self.lock = threading.Lock()  # the rules count
+        self.lock = threading.Lock()  # one report at a time
         self.injection = ""
 
     def home(self, arm: str) -> Path:
@@ -232,8 +232,9 @@ class Sweep:
         result: PackageResult,
     ) -> None:
         """Compare; while something differs, see whether one more plain run differs there, too."""
-        with self.lock:
-            seen = flatten(document, self.rules)
+        uses = Counter(result.explained)
+        seen = flatten(document, self.rules, uses)
+        result.explained = {reason: count for reason, count in uses.items() if count}
         plain_rules = droppers(self.rules)
         expected = flatten(plain, plain_rules)
         found = without_noise(differences(expected, seen), noise)
@@ -279,29 +280,6 @@ class Sweep:
         """Every package; `report` is called for each as it is done."""
         with ThreadPoolExecutor(jobs) as pool:
             return list(pool.map(lambda package: self.guarded(package, report), packages))
-
-    def summary(self, results: Sequence[PackageResult]) -> dict[str, Any]:
-        """The document that is kept."""
-        explained: dict[str, int] = {}
-        for rule in self.rules:
-            explained[rule.reason] = explained.get(rule.reason, 0) + rule.uses
-        return {
-            "python": self.environment.version,
-            "distributions": len(self.environment.distributions),
-            "packages": sum(each.name not in (STANDARD, METADATA) for each in results),
-            "modules": sum(each.modules for each in results),
-            "imported": sum(each.imported for each in results),
-            "arms": {
-                arm: {name: sum(each.arms.get(arm, {}).get(name, 0) for each in results) for name in COUNTERS}
-                for arm in self.arms
-            },
-            "explained": explained,
-            "noise": sum(each.noise for each in results),
-            "unexplained": sum(len(each.unexplained) for each in results),
-            "problems": {each.name: each.problems for each in results if each.problems},
-            "ends the process": {name: how for each in results for name, how in each.lost.items()},
-            "differences": {each.name: each.unexplained[:MOST_KEPT] for each in results if each.unexplained},
-        }
 
 
 def measure(

@@ -33,6 +33,7 @@ from velo_import.ingest.apply import IngestSummary
 from velo_import.store.blobs import Blobs
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
+from velo_import.store.reading import Reader
 
 
 @pytest.fixture
@@ -406,25 +407,39 @@ def test_a_store_inside_the_project_is_not_ingested_into_itself(environment, tmp
     assert ingest(project.folder, python=str(python), store=store).unchanged
 
 
-@pytest.mark.parametrize("loss", ["pack", "manifest", "catalogue", "blob"])
+@pytest.mark.parametrize("loss", ["pack", "content", "manifest", "catalogue", "blob", "cut", "hook"])
 def test_what_the_store_has_lost_is_made_again(environment, site_packages, store, loss):
-    site_packages.write({"a.py": "x = 1\n", "big.bin": b"b" * 300_000})
+    site_packages.write({"a.py": "x = 1\n", "small.txt": "small", "big.bin": b"b" * 300_000})
     first = published(ingest(environment, store=store))
+    bytecode = {store.packs / pack.name for pack in first.packs}
+    if loss == "cut":
+        for path in store.loose.rglob("*"):
+            if path.is_file():
+                path.chmod(0o600)
+                os.truncate(path, 7)
     for path in {
         "pack": [store.packs / first.packs[0].name],
+        "content": [path for path in store.packs.glob("*/*.pack") if path not in bytecode],
+        "cut": [],
+        "hook": list(store.run.glob("hook/*.code")),
         "manifest": list(store.manifests.glob("*/base.velo")),
         "catalogue": list(store.catalogue.iterdir()),
         "blob": [path for path in store.loose.rglob("*") if path.is_file()],
     }[loss]:
         path.unlink()
 
-    summary = ingest(environment, store=store, force=loss == "blob")
+    summary = ingest(environment, store=store)
 
     manifest = published(summary)
+    assert list(store.run.glob("hook/*.code"))
     assert module(manifest, site_packages / "a.py").pack >= 0
     assert code_of(store, manifest, site_packages / "a.py")
     big = next(record for record in manifest.files if record.path.endswith("big.bin"))
     assert Blobs(store).read(big.digest) == b"b" * 300_000
+    with Catalog.open(store) as catalog, Reader(catalog) as reader:
+        small = next(record for record in manifest.files if record.path.endswith("small.txt"))
+        assert reader.read(small.digest) == b"small"
+    assert ingest(environment, store=store).unchanged
 
 
 def test_a_damaged_manifest_is_replaced(environment, site_packages, store):
@@ -467,6 +482,7 @@ from pathlib import Path
 from velo_import.format.manifest import STDLIB
 from velo_import.ingest import apply
 from velo_import.store.layout import Store
+from velo_import.store.reading import Reader
 real = apply.areas_of
 apply.areas_of = lambda *given: tuple(area for area in real(*given) if area.kind != STDLIB)
 apply.ingest(Path(sys.argv[1]), store=Store.open(Path(sys.argv[2])))

@@ -11,7 +11,8 @@ import pytest
 
 from velo_import.errors import VeloError
 from velo_import.format.manifest import manifest_key
-from velo_import.ingest.interpreter import find_python, probe
+from velo_import.ingest.interpreter import probe
+from velo_import.ingest.owner import find_python
 
 MARK = "velo-probe:"
 

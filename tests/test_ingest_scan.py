@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from velo_import.format.manifest import SITE, STDLIB, TREE
+from velo_import.host.stamps import stamps_of
 from velo_import.ingest import scan as scanning
 from velo_import.ingest.scan import FINE_TICK_NS, Area, Folder, Scan, area_kind, list_folder, scan
 
@@ -41,13 +42,13 @@ def test_every_folder_and_file_is_seen_with_its_stamp(tmp_path):
     assert entry[:5] == ("b.py", 12, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
-def test_two_walks_over_one_tree_have_one_fingerprint(tmp_path):
+def test_two_walks_over_one_tree_see_the_same(tmp_path):
     fill(tmp_path, "a.py", "b/c.py")
     areas = [Area(str(tmp_path), TREE)]
 
     first, second = scan(areas), scan(areas, slow=True)
 
-    assert first.fingerprint_source() == second.fingerprint_source()
+    assert first.watched() == second.watched()
 
 
 @pytest.mark.parametrize(
@@ -57,17 +58,23 @@ def test_two_walks_over_one_tree_have_one_fingerprint(tmp_path):
         lambda top: (top / "b" / "new").mkdir(),
         lambda top: (top / "b" / "c.py").unlink(),
         lambda top: os.utime(top / "a.py"),
+        lambda top: (top / "a.py").chmod(0o755),
         lambda top: (top / "a.py").rename(top / "b.py"),
+        lambda top: (top / "b" / "new.py").symlink_to("c.py"),
+        lambda top: (top / "nowhere").write_text("a link to it is in the tree"),
+        lambda top: (top / "other" / "pyvenv.cfg").unlink(),
     ],
 )
-def test_any_change_changes_the_fingerprint(tmp_path, change: Callable[[Path], object]):
-    fill(tmp_path, "a.py", "b/c.py")
-    areas = [Area(str(tmp_path), TREE)]
-    before = scan(areas).fingerprint_source()
+def test_any_change_is_seen_without_another_walk(tmp_path, change: Callable[[Path], object]):
+    top = fill(tmp_path / "top", "a.py", "b/c.py", "other/pyvenv.cfg", "other/d.py")
+    (top / "b" / "broken.py").symlink_to("../nowhere")
+    names, stamps, kinds = scan([Area(str(top), TREE)]).watched()
+    kinds_before = stamps_of(kinds, 1)
+    assert stamps_of(names, 2) == stamps
 
-    change(tmp_path)
+    change(top)
 
-    assert scan(areas).fingerprint_source() != before
+    assert (stamps_of(names, 2), stamps_of(kinds, 1)) != (stamps, kinds_before)
 
 
 def test_a_folder_belongs_to_the_innermost_area_and_is_seen_once(tmp_path):
@@ -161,7 +168,8 @@ def test_names_that_are_not_utf8_are_kept_byte_by_byte(tmp_path):
     found = scan([Area(str(tmp_path), TREE)])
 
     assert [os.fsencode(entry.name) for entry in found.folders[0].files] == [b"\xff\xfe.py"]
-    assert found.fingerprint_source()
+    names, stamps, _ = found.watched()
+    assert stamps_of(names, 1) == stamps
 
 
 def test_pipes_and_sockets_are_listed_and_not_opened(tmp_path):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which door a command takes: `velo run` is start-up code, and skips the command line's machinery.
+"""Which door a command takes: `velo run` is start-up code, and skips the command line's machinery; so does an
+ingest that has nothing to do.
 
-Knows only the first word: `run` must not import click or anything else that is slow.
+Knows only the first word: neither may import click or anything else that is slow.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .launch.execute import run
 
         return run(given[1:])
+    if given[:1] == ["ingest"]:
+        from .cli.unchanged import answer
+
+        code = answer(given[1:])
+        if code is not None:
+            return code
     from .cli.main import command_line
 
     return command_line(given)

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`velo ingest`: learn a whole environment ahead of time. Shows what ingest/ did; does nothing itself."""
+"""`velo ingest`: learn a whole environment ahead of time. ingest/ does it, ingested.py says what came of it."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
-from ..ingest.apply import IngestSummary, ingest
+from ..ingest.apply import ingest
 from ..launch.injection import prepare
 from ..store.layout import Store
 from . import render
 from .common import json_flag, settings
 from .gc import keep_within_limit
-
-SHOWN = 5  # unreadable folders named one by one; --json has them all
+from .ingested import show_summary
 
 
 @click.command("ingest")
@@ -76,52 +74,5 @@ def command(
             exclude=exclude,
         )
     freed = keep_within_limit(store, chosen)
-    if as_json:
-        unreadable = [each._asdict() for each in summary.unreadable]
-        document = {**summary._asdict(), "unreadable": unreadable, "shared_bytes": shared(summary)}
-        render.data({**document, "output": str(output) if output else None, "freed": freed})
-        return
-    render.pairs(described(summary, output))
-    if freed:
-        render.note(f"the store was over its limit: {render.size(freed)} of what is least used were removed")
-    for each in summary.unreadable[:SHOWN]:
-        render.note(f"warning: skipped {each.path}: {each.reason}")
-    if len(summary.unreadable) > SHOWN:
-        render.note(f"warning: skipped {len(summary.unreadable) - SHOWN} more")
-    if summary.secrets:
-        names = [os.path.relpath(path, summary.target) for path in summary.secrets]
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        render.note(
-            f"left out, looks like a secret: {', '.join(names[:SHOWN])}{more}\n"
-            "hint: `--include PATTERN` takes in what it matches"
-        )
-    for path in summary.changed_during[:SHOWN]:
-        render.note(f"warning: {path} changed meanwhile and is left to Python\nhint: run `velo ingest` again")
-
-
-def shared(summary: IngestSummary) -> int:
-    """Bytes that the store had already, or that occur more than once."""
-    return summary.bytes - summary.new_bytes
-
-
-def described(summary: IngestSummary, output: Path | None) -> dict[str, str]:
-    """The summary for people."""
-    share = f"{100 * shared(summary) / summary.bytes:.0f} %" if summary.bytes else "-"
-    sources = (
-        (summary.compiled, "compiled"),
-        (summary.taken_over, "taken over from .pyc"),
-        (summary.reused, "in the store already"),
-        (summary.deferred, "left to Python"),
-    )
-    detail = ", ".join(f"{count} {what}" for count, what in sources if count)
-    excluded = f", {summary.excluded} left out" if summary.excluded else ""
-    return {
-        "target": summary.target,
-        "files": f"{summary.files} in {summary.folders} folders{excluded}"
-        + (", unchanged" if summary.unchanged else ""),
-        "modules": f"{summary.modules}" + (f" ({detail})" if detail else ""),
-        "blobs": f"{summary.blobs} ({summary.new_blobs} new)",
-        "content": f"{render.size(summary.bytes)}, of which {share} was there or occurs twice",
-        "time": f"{summary.seconds:.2f} s, {summary.files_per_second:.0f} files/s",
-        "manifest": str(output or summary.manifest),
-    }
+    unreadable = [each._asdict() for each in summary.unreadable]
+    show_summary({**summary._asdict(), "unreadable": unreadable}, output, freed, as_json)

@@ -2,9 +2,8 @@
 """`ingest`: a whole environment or project, ahead of time, into the store and one published manifest.
 
 Knows the order of the steps, and that nothing is published before all it refers to is on the disk: packs
-and blobs, then the catalogue, then the manifest. The surprise: an unchanged tree is recognised by one
-digest over all stamps, before any old manifest is read, because reading the manifest would take as long as
-looking at the tree.
+and blobs, then the catalogue, then the manifest. The surprise: an unchanged tree is recognised by a receipt
+(receipt.py), before it is walked or any old manifest is read, because either takes longer than the answer.
 """
 
 from __future__ import annotations
@@ -13,31 +12,27 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blake3 import blake3
-
-from velo_import import __version__
 from velo_import.errors import StoreMissing, VeloError
 from velo_import.format.manifest import (
     NO_DIGEST,
     SITE,
     STDLIB,
     TREE,
-    VERSION,
     Manifest,
-    PackRecord,
     encode,
     manifest_key,
 )
-from velo_import.host.files import explained, make_folders, publish, read_file, stamp_of
+from velo_import.host.files import explained, make_folders, publish, read_file
 from velo_import.host.filesystems import filesystem_of
 from velo_import.host.locks import exclusive
 from velo_import.host.processes import available_cores
+from velo_import.host.stamps import stamps_of
 from velo_import.store import leases
-from velo_import.store.catalog import Catalog
+from velo_import.store.catalog import LOOSE, Catalog
 from velo_import.store.layout import Store
 from velo_import.store.roots import register
 
@@ -45,9 +40,10 @@ from . import hookcode
 from .codes import Provided, merge_into, merge_packs, provide_codes, usable_packs, wanted_sources
 from .content import Contents, read_contents, settle_files
 from .distributions import INFO_SUFFIX, Labels
-from .interpreter import Interpreter, Probe, find_python
+from .interpreter import Interpreter, Probe
 from .links import note_links
 from .notes import forget_attempts
+from .owner import find_python, in_full
 from .plan import (
     Plan,
     Unread,
@@ -71,12 +67,28 @@ from .publish import (
     shown,
     trim_upper,
 )
-from .scan import Area, Scan, Trouble, area_kind, scan
+from .receipt import (
+    INODE,
+    KIND,
+    LENGTH,
+    WHOLE,
+    Receipt,
+    drop_oldest,
+    find,
+    joined,
+    name_of,
+    paths_of,
+)
+from .receipt import (
+    encode as encode_receipt,
+)
+from .scan import SLOW_WALKERS, Area, Scan, Trouble, area_kind, scan
 from .selection import Selection
 
 LOCK_PATIENCE = 10.0
 LONG_WAIT = 0.05
-MOST_TROUBLES = 1000  # That the catalogue remembers.
+MOST_TROUBLES = 1000  # That a receipt remembers.
+MOST_RECEIPTS = 16  # Of one environment; half a megabyte each.
 
 
 class Progress(NamedTuple):
@@ -203,121 +215,85 @@ class _Ingest:
             raise VeloError(
                 "the store is read-only", hint="unset VELO_READONLY, or set VELO_HOME to another folder"
             )
-        python = python or find_python(Path(self.target))
+        python = in_full(python) if python else find_python(self.target)
         if not os.path.isdir(self.target):
             raise VeloError(
                 f"not a folder: {self.target}", hint="give an environment, site-packages or project"
             )
         with leases.shared(self.store), Catalog.open(self.store) as self.catalog:
-            interpreter, scanned = self._look(python)
-            self.interpreter = interpreter
-            self.build = interpreter.build(self.optimisation)
-            self.key = manifest_key(self.build, interpreter.prefix)
-            self.path = self.store.manifest_folder(self.key) / f"{BASE}.velo"
-            summary = self._unchanged(scanned) or self._ingest_alone(scanned)
+            summary = self._ask(python)
+            if not is_hook_current(self.store, self.build):
+                with self.clock.phase("hook"):
+                    hookcode.write(self.store, self.interpreter)
+            if summary is None:
+                summary = self._ingest_alone()
             if output is not None:
                 with self.clock.phase("publish"):
                     place = Path(os.path.abspath(output))
                     _copy_manifest(self.path, place)
                     register(self.store, place)
-        if not (summary.unchanged and is_hook_current(self.store, self.build)):
-            with self.clock.phase("hook"):
-                hookcode.write(self.store, interpreter)
         seconds = self.clock.total()
         return summary._replace(
             seconds=seconds, files_per_second=summary.files / seconds, phases=dict(self.clock.phases)
         )
 
-    # -- looking -----------------------------------------------------------------------------------
+    # -- nothing to do -----------------------------------------------------------------------------
 
-    def _look(self, python: str) -> tuple[Interpreter, Scan]:
-        """Ask the interpreter and walk the tree, both at once where an earlier ingest tells what to walk."""
+    def _ask(self, python: str) -> IngestSummary | None:
+        """Ask the interpreter who it is, and look meanwhile whether everything is as an earlier ingest left
+        it; that one's summary if so.
+        """
+        self.python = python
         asked = Probe(python)
         try:
-            guess = self._areas_of_last_time()
             with self.clock.phase("scan"):
-                scanned = self._scan(guess) if guess else None
+                receipt = self._receipt()
         except BaseException:
             asked.abandon()
             raise
         with self.clock.phase("interpreter"):
-            interpreter = asked.answer()
-        areas = areas_of(self.target, interpreter)
-        if scanned is None or scanned.areas != areas:
-            with self.clock.phase("scan"):
-                scanned = self._scan(areas)
-        return interpreter, scanned
+            self.interpreter = asked.answer()
+        self.said = asked.said
+        self.build = self.interpreter.build(self.optimisation)
+        self.key = manifest_key(self.build, self.interpreter.prefix)
+        self.path = self.store.manifest_folder(self.key) / f"{BASE}.velo"
+        return self._as_before(receipt)
 
-    def _areas_of_last_time(self) -> tuple[Area, ...]:
-        for record in self.catalog.manifests().values():
-            last = _scan_record(record, self.target)
-            if last is not None and record.get("optimisation") == self.optimisation:
-                try:
-                    return tuple(Area(os.fsdecode(path), kind) for path, kind in last["areas"])
-                except (KeyError, TypeError, ValueError):
-                    continue
-        return ()
+    def _receipt(self) -> Receipt | None:
+        if self.force:
+            return None
+        found = find(str(self.store.home), self.target, self.python, self.optimisation, self.patterns)
+        return next(filter(Receipt.holds, found), None)
+
+    def _as_before(self, receipt: Receipt | None) -> IngestSummary | None:
+        if receipt is None or receipt.said != self.said:
+            return None
+        try:
+            unreadable = [Trouble(*fields) for fields in receipt.summary["unreadable"]]
+            return IngestSummary(**{**receipt.summary, "unreadable": unreadable})
+        except (KeyError, TypeError):
+            return None
+
+    # -- everything else ---------------------------------------------------------------------------
+
+    def _ingest_alone(self) -> IngestSummary:
+        asked = time.monotonic()
+        with exclusive(self.store.run / f"{self.key}.lock", wait=LOCK_PATIENCE):
+            if time.monotonic() - asked > LONG_WAIT:  # Somebody else was at it, and is done.
+                with self.clock.phase("scan"):
+                    summary = self._as_before(self._receipt())
+                if summary is not None:
+                    return summary
+            with self.clock.phase("scan"):
+                scanned = self._scan(areas_of(self.target, self.interpreter))
+            summary = self._ingest(scanned)
+            forget_attempts(self.store, self.key)
+        return summary
 
     def _scan(self, areas: Sequence[Area]) -> Scan:
         self.progress(Progress("scan", 0, 0))
         slow = any(filesystem_of(area.path).network for area in areas)
         return scan(areas, slow=slow, avoid=str(self.store.home), selection=self.selection)
-
-    # -- nothing to do -----------------------------------------------------------------------------
-
-    def _unchanged(self, scanned: Scan) -> IngestSummary | None:
-        """The summary of last time if everything is as it was, what was published included."""
-        if self.force:
-            return None
-        record = self.catalog.manifests().get(self.key)
-        last = None if record is None else _scan_record(record, self.target)
-        if record is None or last is None or last.get("fingerprint") != self._fingerprint(scanned):
-            return None
-        try:
-            if list(stamp_of(os.stat(self.path))) != record["stamp"]:
-                return None
-            packs = {PackRecord(*fields): None for fields in record["packs"]}
-            if usable_packs(self.store, packs) != set(packs):
-                return None
-            return IngestSummary(
-                target=shown(self.target),
-                manifest=str(self.path),
-                key=self.key,
-                unchanged=True,
-                **{
-                    **last["counts"],
-                    "compiled": 0,
-                    "taken_over": 0,
-                    "reused": 0,
-                    "new_blobs": 0,
-                    "new_bytes": 0,
-                },
-                seconds=0.0,
-                files_per_second=0.0,
-                phases={},
-                unreadable=[Trouble(*fields) for fields in last["unreadable"]],
-                secrets=last["secrets"],
-                changed_during=[],
-                roots=[dict(root) for root in record["root_checks"]],
-            )
-        except (OSError, KeyError, TypeError, ValueError):
-            return None
-
-    # -- everything else ---------------------------------------------------------------------------
-
-    def _ingest_alone(self, scanned: Scan) -> IngestSummary:
-        asked = time.monotonic()
-        with exclusive(self.store.run / f"{self.key}.lock", wait=LOCK_PATIENCE):
-            summary = None
-            if time.monotonic() - asked > LONG_WAIT:
-                # Somebody else was at it, and is done: what we saw may be older than what is published.
-                with self.clock.phase("scan"):
-                    scanned = self._scan(scanned.areas)
-                summary = self._unchanged(scanned)
-            if summary is None:
-                summary = self._ingest(scanned)
-            forget_attempts(self.store, self.key)
-        return summary
 
     def _ingest(self, scanned: Scan) -> IngestSummary:
         with self.clock.phase("plan"):
@@ -380,8 +356,8 @@ class _Ingest:
         ]
         changed_during = [shown(path) for path in (*scanned.unsettled, *contents.changed, *provided.changed)]
         with self.clock.phase("publish"):
-            self._remember(manifest, scanned, not changed_during, counts, troubles, secrets)
-        return IngestSummary(
+            self._remember(manifest)
+        summary = IngestSummary(
             target=shown(self.target),
             manifest=str(self.path),
             key=self.key,
@@ -400,6 +376,10 @@ class _Ingest:
             changed_during=changed_during,
             roots=root_checks(manifest),
         )
+        if not changed_during and not scanned.unreadable:
+            with self.clock.phase("publish"):
+                self._leave_receipt(summary, manifest, scanned, {record.digest for record in own_files})
+        return summary
 
     def _with_lost_content(self, plan: Plan) -> Plan:
         """Read also what is recorded but not stored: lost, or recorded before its content was wanted."""
@@ -439,42 +419,84 @@ class _Ingest:
             advance=report.advance,
         )
 
-    def _fingerprint(self, scanned: Scan) -> str:
-        """One digest for all that a scan saw, and for all that decides what becomes of it."""
-        maker = f"{__version__} {VERSION} {self.patterns}\n".encode()
-        return blake3(maker + scanned.fingerprint_source()).hexdigest()
-
     def _is_chosen_as_before(self) -> bool:
         """Whether the patterns are those of last time; if not, what was taken in then may be a secret now."""
         last = _scan_record(self.catalog.manifests().get(self.key, {}), self.target)
         return last is None or last.get("patterns") == self.patterns
 
-    def _remember(
-        self,
-        manifest: Manifest,
-        scanned: Scan,
-        is_whole: bool,
-        counts: Mapping[str, int],
-        troubles: Sequence[Trouble],
-        secrets: Sequence[str],
-    ) -> None:
-        """Note in the catalogue what was published, so that an unchanged tree is recognised by its digest."""
+    def _remember(self, manifest: Manifest) -> None:
+        """Note in the catalogue what was published, and which files were chosen."""
         record = self.catalog.manifests().get(self.key, {})
         scans = record.get("scans")
         record = manifest_record(manifest)
-        record["stamp"] = list(stamp_of(os.stat(self.path)))
-        record["packs"] = [list(pack) for pack in manifest.packs]
         record["scans"] = scans if isinstance(scans, dict) else {}
-        record["scans"][shown(self.target)] = {
-            "fingerprint": self._fingerprint(scanned) if is_whole else "",
-            "patterns": self.patterns,
-            "areas": [[os.fsencode(area.path), area.kind] for area in scanned.areas],
-            "counts": dict(counts),
-            "unreadable": [list(trouble) for trouble in troubles[:MOST_TROUBLES]],
-            "secrets": list(secrets[:MOST_TROUBLES]),
-        }
+        record["scans"][shown(self.target)] = {"patterns": self.patterns}
         with self.catalog.write() as writing:
             writing.put_manifest(self.key, record)
+
+    # -- for the next one --------------------------------------------------------------------------
+
+    def _leave_receipt(
+        self, summary: IngestSummary, manifest: Manifest, scanned: Scan, digests: set[bytes]
+    ) -> None:
+        """Note what the next ingest has to find unchanged; without a receipt it looks for itself."""
+        digests.discard(NO_DIGEST)
+        if self.catalog.has_blobs(digests) != digests or usable_packs(
+            self.store, dict.fromkeys(manifest.packs)
+        ) != set(manifest.packs):
+            return  # Something has gone already: the next ingest shall find out.
+        names, stamps, kinds = scanned.watched()
+        # Folders of the search path that are none yet.
+        missing = set(self.interpreter.sys_path) - {area.path for area in scanned.areas}
+        watched = self._relied_on(manifest, digests)
+        watched[KIND] = kinds + paths_of(map(os.fsencode, sorted(missing)))
+        found = {what: stamps_of(paths, 1) for what, paths in watched.items()}
+        watched[WHOLE] += names
+        found[WHOLE] += stamps
+        data = encode_receipt(
+            said=self.said,
+            patterns=self.patterns,
+            summary=_of_next_time(summary),
+            watched=watched,
+            digest=joined(found),
+            threads=SLOW_WALKERS if filesystem_of(self.target).network else available_cores(),
+        )
+        folder = self.path.parent
+        with suppress(OSError, VeloError):  # It costs the next ingest a second, and nothing else.
+            publish(folder / name_of(self.target, self.python, self.optimisation), [data])
+            drop_oldest(str(folder), MOST_RECEIPTS)
+
+    def _relied_on(self, manifest: Manifest, digests: set[bytes]) -> dict[str, bytes]:
+        """What an ingest relies on in the store, by what counts of it: one path for each pack and each large
+        file, however many files of the tree are in it.
+        """
+        packs = {self.store.packs / pack.name for pack in manifest.packs}
+        loose = set()
+        for digest, place in self.catalog.locations(digests).items():
+            if place.where == LOOSE:
+                loose.add(self.store.loose_path(digest))
+            else:
+                packs.add(self.store.pack_path(place.pack_id.hex()))
+        code = hookcode.place(self.store, self.build)
+        relied_on = {
+            WHOLE: [self.path, code, hookcode.HOOK / "__init__.py", *sorted(packs)],
+            LENGTH: sorted(loose),
+            # Made again, it does not know what this ingest told it.
+            INODE: [self.store.catalogue / "data.mdb"],
+        }
+        return {what: paths_of(map(os.fsencode, paths)) for what, paths in relied_on.items()}
+
+
+def _of_next_time(summary: IngestSummary) -> dict[str, Any]:
+    """What an ingest will say that finds nothing to do."""
+    nothing = dict.fromkeys(("compiled", "taken_over", "reused", "new_blobs", "new_bytes"), 0)
+    return {
+        **summary._asdict(),
+        **nothing,
+        "unchanged": True,
+        "unreadable": [list(trouble) for trouble in summary.unreadable[:MOST_TROUBLES]],
+        "secrets": summary.secrets[:MOST_TROUBLES],
+    }
 
 
 class Reporter:

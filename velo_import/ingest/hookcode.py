@@ -13,12 +13,13 @@ import subprocess
 from pathlib import Path
 
 from velo_import.errors import VeloError
-from velo_import.format.manifest import HASH_KEY
+from velo_import.format.manifest import HASH_KEY, Build
 from velo_import.host.files import private_folder, publish
 from velo_import.ingest.interpreter import Interpreter
 from velo_import.store.layout import Store
 
 MAGIC = b"VELOHOOK"
+HOOK = Path(__file__).parents[1] / "hook"
 
 # Run by the target interpreter: its own compiler and its own marshal. It says first who it is, because the
 # name a program gives for its interpreter may lead to another one.
@@ -38,27 +39,32 @@ sys.stdout.buffer.write(tag.encode() + b"\\0" + marshal.dumps((stamp, codes)))
 """
 
 
+def place(store: Store, build: Build) -> Path:
+    """Where the hook's code for that build is, if it is there."""
+    return store.run / "hook" / f"{build.tag}.code"
+
+
 def write(store: Store, interpreter: Interpreter) -> Path:
     """Compile the hook for one interpreter build and publish it; keeps the file that is there if it is equal.
 
     Raises:
         VeloError: the interpreter fails to compile it, or the store cannot be written.
     """
-    folder = Path(__file__).parents[1] / "hook"
     try:
-        body = _compiled(interpreter.executable, folder)
+        body = _compiled(interpreter.executable, HOOK)
     except (OSError, subprocess.SubprocessError) as error:
         raise VeloError(
             f"{interpreter.executable} could not compile the hook: {error}",
             hint="run `velo doctor` in that environment",
         ) from error
-    tag = interpreter.build(0).tag
-    if not body.startswith(tag.encode() + b"\0"):
+    build = interpreter.build(0)
+    if not body.startswith(build.tag.encode() + b"\0"):
         raise VeloError(
             f"{interpreter.executable} is not the interpreter that the program ran under",
             hint="start the program by the full path of its interpreter",
         )
-    target = private_folder(store.run / "hook") / f"{tag}.code"
+    private_folder(store.run / "hook")
+    target = place(store, build)
     data = MAGIC + _imp.source_hash(HASH_KEY, body) + body
     if not target.exists() or target.read_bytes() != data:
         publish(target, [data], mode=0o600)

@@ -421,8 +421,8 @@ def only_folders(draft: Draft, folders: dict[str, FolderDraft]) -> Draft:
 
 
 def assemble(draft: Draft, build: Build, prefix: str) -> Manifest:
-    """The manifest that a draft describes."""
-    roots = list(draft.roots.values())
+    """The manifest that a draft describes; equal drafts give equal manifests, however they came about."""
+    roots = sorted(draft.roots.values(), key=lambda root: os.fsencode(root.path))
     root_index = {root.path: index for index, root in enumerate(roots)}
     files = sorted(draft.files.values(), key=lambda record: os.fsencode(record.path))
     file_index = {record.path: index for index, record in enumerate(files)}

@@ -74,10 +74,9 @@ def trim_upper(store: Store, key: str, build: Build, ingested: Set[str]) -> None
 
 def is_hook_current(store: Store, build: Build) -> bool:
     """Whether the hook's compiled code is there and younger than all of its sources."""
-    folder = Path(hookcode.__file__).parent.parent / "hook"
     try:
-        compiled = os.stat(store.run / "hook" / f"{build.tag}.code").st_mtime_ns
-        with os.scandir(folder) as entries:
+        compiled = os.stat(hookcode.place(store, build)).st_mtime_ns
+        with os.scandir(hookcode.HOOK) as entries:
             sources = [entry.stat() for entry in entries if entry.name.endswith(".py")]
     except OSError:
         return False

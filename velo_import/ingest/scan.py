@@ -9,13 +9,12 @@ moment, because a stamp taken within a clock tick of a change could not tell the
 
 from __future__ import annotations
 
-import marshal
 import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from struct import Struct
 from typing import NamedTuple
 
 from velo_import.format.manifest import SITE, STDLIB, TREE
@@ -41,6 +40,7 @@ TREE_SKIPS = frozenset(
 )
 read_folder = fastest_reader()
 ENVIRONMENT_MARK = "pyvenv.cfg"
+_STAMP = Struct("<qqqQQ").pack  # As host/stamps.py has it.
 SLOW_WALKERS = 16  # Requests in flight on a network file system, where each costs a round trip.
 
 
@@ -98,30 +98,27 @@ class Scan(NamedTuple):
     unreadable: tuple[Trouble, ...]
     unsettled: tuple[str, ...]  # Folders that kept changing while we looked; they are left out.
     skipped: int  # Folders not entered by rule.
+    environments: tuple[str, ...] = ()  # Of those, the ones that are environments of their own.
 
     def file_count(self) -> int:
         return sum(len(folder.files) for folder in self.folders)
 
-    def fingerprint_source(self) -> bytes:
-        """Bytes that are equal exactly when two scans saw the same paths, names and stamps."""
-        flat: list[object] = [len(self.areas)]
-        for area in self.areas:
-            flat.extend(area)
+    def watched(self) -> tuple[bytes, bytes, bytes]:
+        """What has to be as it is for another walk to see the same: folders and files as NUL-ended names, see
+        host/stamps.py; their stamps; and paths of which only the kind counts, because nobody reads them.
+        """
+        names = []
+        stamps = []
+        kinds = [f"{folder}/{ENVIRONMENT_MARK}" for folder in self.environments]
         for folder in self.folders:
-            flat += (
-                folder.path,
-                folder.mtime_ns,
-                folder.ctime_ns,
-                folder.ino,
-                folder.area,
-                len(folder.files),
-            )
-            flat += chain.from_iterable(folder.files)
-        for trouble in self.unreadable:
-            flat += trouble
-        flat += self.unsettled
-        # Version 2 writes no back references, so equal values give equal bytes; it is the fastest there is.
-        return marshal.dumps(flat, 2)
+            names.append(folder.path)
+            stamps.append(_STAMP(0, folder.mtime_ns, folder.ctime_ns, folder.ino, folder.mode))
+            for name, size, mtime_ns, ctime_ns, ino, mode, _ in folder.files:
+                names.append(name)
+                stamps.append(_STAMP(size, mtime_ns, ctime_ns, ino, mode))
+            kinds += (f"{folder.path}/{name}" for name in (*folder.links, *folder.others))
+        ended = [os.fsencode("\0".join([*paths, ""]) if paths else "") for paths in (names, kinds)]
+        return ended[0], b"".join(stamps), ended[1]
 
 
 def area_kind(path: str, stdlib: Iterable[str]) -> int:
@@ -236,6 +233,7 @@ class _Walk:
         self.unreadable: list[Trouble] = []
         self.unsettled: list[str] = []
         self.skipped = 0
+        self.environments: list[str] = []
 
     def run(
         self, listings: Callable[[list[str]], Iterable[_Listing]], sleep: Callable[[float], None]
@@ -276,6 +274,7 @@ class _Walk:
                     continue
                 if self._is_other_environment(listed, area):
                     self.skipped += 1
+                    self.environments.append(path)
                     continue
                 ready = settles_at(listed, began)
                 if ready > began:
@@ -331,4 +330,5 @@ class _Walk:
             tuple(self.unreadable),
             tuple(self.unsettled),
             self.skipped,
+            tuple(self.environments),
         )

@@ -75,7 +75,7 @@ def _velo_boot(folder, home):
     try:
         for name in names:
             sys.modules[name] = type(sys)(name)
-        for name in ("counts", "mapping", "manifest", "loader", "finder", "install"):
+        for name in ("counts", "mapping", "manifest", "remembered", "loader", "finder", "install"):
             full = "velo_import.hook." + name
             names.append(full)
             before[full] = sys.modules.get(full)

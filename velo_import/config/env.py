@@ -26,6 +26,7 @@ READONLY = "VELO_READONLY"
 LOG = "VELO_LOG"
 STATS = "VELO_STATS"
 SHARED = "VELO_SHARED"
+REMEMBER = "VELO_REMEMBER"
 NO_PROGRESS = "VELO_NO_PROGRESS"
 
 VARIABLES = (
@@ -43,6 +44,12 @@ VARIABLES = (
     Variable(LOG, "`1` or file", "one line per decision of the hook, on stderr or appended to the file"),
     Variable(
         STATS, "`1` or file", "one JSON object per process at its exit, on stderr or appended to the file"
+    ),
+    Variable(
+        REMEMBER,
+        "`all`, `none`, `patterns`, `sources`",
+        "which work of a start is done once and kept: compiling regular expressions, and the text that "
+        "dataclasses and namedtuple make",
     ),
     Variable(NO_PROGRESS, "`1`", "no progress display, even on a terminal"),
 )

@@ -21,6 +21,7 @@ from .paths import PYPROJECT, configuration_files, default_home
 from .units import parse_size
 
 CHECKS = ("auto", "stat", "root", "none")
+REMEMBERED = ("all", "none", "patterns", "sources")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class Settings:
         return str(self.values["check"].value)
 
     @property
+    def remember(self) -> str:
+        return str(self.values["run.remember"].value)
+
+    @property
     def learn_enabled(self) -> bool:
         return bool(self.values["learn.enabled"].value)
 
@@ -102,6 +107,12 @@ def _folder(raw: Any, base: str) -> str:
 def _check(raw: Any, base: str) -> str:
     if raw not in CHECKS:
         raise ValueError(f"must be one of {', '.join(CHECKS)}")
+    return str(raw)
+
+
+def _remember(raw: Any, base: str) -> str:
+    if raw not in REMEMBERED:
+        raise ValueError(f"must be one of {', '.join(REMEMBERED)}")
     return str(raw)
 
 
@@ -134,6 +145,7 @@ KEYS = (
     Key(
         "store.shared", "another account's store, read only, below the own one", _folder, variable=env.SHARED
     ),
+    Key("run.remember", "work of a start that is kept", _remember, default="all", variable=env.REMEMBER),
 )
 
 

@@ -5,7 +5,10 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+    from velo_import.hook.remembered import Memory
 
 
 class Counts:
@@ -13,17 +16,23 @@ class Counts:
 
     `wanted` maps modules that a learning run could serve next time to their files. They are kept by name
     because a module whose import failed is in no other list at exit. `absent` holds names that no folder was
-    known to offer.
+    known to offer. `inputs` are patterns and source texts that could be remembered (remembered.py), whose
+    table `open_memory` opens at first use.
     """
 
     __slots__ = (
         "absent",
         "deferred",
         "errors",
+        "inputs",
         "install_us",
+        "memory",
         "native",
+        "open_memory",
+        "patterns",
         "reasons",
         "served",
+        "sources",
         "stale",
         "verify",
         "wanted",
@@ -32,6 +41,8 @@ class Counts:
     def __init__(self, verify: bool = False) -> None:
         self.verify = verify
         self.install_us = 0
+        self.memory: Memory | None = None
+        self.open_memory: Callable[[], Memory] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -40,6 +51,15 @@ class Counts:
         self.reasons: dict[str, int] = {}
         self.wanted: dict[str, str] = {}
         self.absent: set[str] = set()
+        self.patterns = self.sources = 0
+        self.inputs: dict[bytes, None] = {}
+
+    def remembered(self) -> "Memory | None":
+        """What is remembered, unless that is switched off."""
+        if self.open_memory is not None:
+            opener, self.open_memory = self.open_memory, None
+            self.memory = opener()
+        return self.memory
 
     def note_new(self, modules: "dict[str, Any]") -> None:
         """Want what was absent and has been imported all the same: its folder is no longer as we knew it."""

@@ -58,7 +58,7 @@ def farewell(
     if target not in ("", "0"):
         append_statistics(target, counts)
     if counts.wanted and environ.get("VELO_READONLY", "0") in ("", "0"):
-        start_learner(home, key, identity, counts.wanted, take_lock)
+        start_learner(home, key, identity, counts, take_lock)
 
 
 def append_statistics(target: str, counts: "Counts") -> None:
@@ -67,7 +67,7 @@ def append_statistics(target: str, counts: "Counts") -> None:
     reasons = ", ".join(f"{quoted(reason)}: {count}" for reason, count in counts.reasons.items())
     numbers = ", ".join(
         f'"{name}": {getattr(counts, name)}'
-        for name in ("served", "deferred", "stale", "native", "errors", "install_us")
+        for name in ("served", "deferred", "stale", "native", "errors", "patterns", "sources", "install_us")
     )
     line = (
         f'{{"runtime": "python", "pid": {getpid()}, "version": {quoted(sys.version.split()[0])}, '
@@ -104,7 +104,7 @@ def quoted(text: str) -> str:
 
 
 def start_learner(
-    home: str, key: str, identity: bytes, wanted: dict[str, str], take_lock: "Callable[[bytes], int]"
+    home: str, key: str, identity: bytes, counts: "Counts", take_lock: "Callable[[bytes], int]"
 ) -> None:
     """Start the learner detached, or leave the notes for the one that is at work.
 
@@ -112,13 +112,13 @@ def start_learner(
     one starts a process.
     """
     lock_path = fsencode(f"{home}/run/{key}.lock")
-    mark = source_hash(HASH_KEY, "\0".join(sorted(wanted)).encode("utf-8", "surrogateescape"))
+    mark = source_hash(HASH_KEY, "\0".join(sorted(counts.wanted)).encode("utf-8", "surrogateescape"))
     try:
         command = learner_command(home)
         try:
             lock = take_lock(lock_path)
         except BlockingIOError:
-            leave_notes(home, key, take_notes(key, identity, wanted, mark))
+            leave_notes(home, key, take_notes(key, identity, counts, mark))
             # It may have looked for such notes just before we left ours.
             lock = take_lock(lock_path)
     except OSError:
@@ -129,7 +129,7 @@ def start_learner(
         notes = memfd_create("velo-notes")
         try:
             # Through one descriptor that is rewound: what is written here is what the learner reads.
-            write_all(notes, take_notes(key, identity, wanted, mark))
+            write_all(notes, take_notes(key, identity, counts, mark))
             lseek(notes, 0, 0)
             posix_spawn(
                 command[0],
@@ -239,10 +239,11 @@ def interpreter() -> str:
     return running
 
 
-def take_notes(key: str, identity: bytes, wanted: dict[str, str], mark: bytes) -> bytes:
-    """What the learner has to know: the interpreter, its path, and every module that came from a file.
+def take_notes(key: str, identity: bytes, counts: "Counts", mark: bytes) -> bytes:
+    """What the learner has to know: the interpreter, its path, every module that came from a file, and what
+    could be remembered.
 
-    `wanted` adds those that were looked for but failed when they were imported.
+    What was wanted adds those modules that were looked for but failed when they were imported.
     """
     notes = [
         "velo-notes 1",
@@ -267,5 +268,8 @@ def take_notes(key: str, identity: bytes, wanted: dict[str, str], mark: bytes) -
         origin = getattr(spec, "origin", None)
         if isinstance(origin, str) and origin.startswith("/") and getattr(spec, "has_location", False):
             notes.append(f"module={spec.name}\t{origin}")
-    notes += [f"module={name}\t{origin}" for name, origin in wanted.items() if origin]
+    notes += [f"module={name}\t{origin}" for name, origin in counts.wanted.items() if origin]
+    if counts.open_memory or counts.memory:
+        notes.append("remember=again" if "remembered" in counts.wanted else "remember=on")
+    notes += [f"input={key.hex()}" for key in counts.inputs]
     return b"".join(fsencode(note) + b"\0" for note in notes)

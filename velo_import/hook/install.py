@@ -20,6 +20,7 @@ import velo_import.hook.mapping as mapping
 from velo_import.hook.counts import Counts
 from velo_import.hook.finder import VeloFinder
 from velo_import.hook.manifest import HASH_KEY, NEVER, ROOT_ONLY, STAT, Manifest, Unusable
+from velo_import.hook.remembered import open_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
     key = manifest_key(identity, fsencode(sys.prefix))
     counts = Counts(environ.get("VELO_VERIFY", "0") not in ("", "0"))
     mapping.use_native(native)
-    manifests = open_manifests(store_folders(home, counts), key, identity, counts)
+    folders = store_folders(home, counts)
+    manifests = open_manifests(folders, key, identity, counts)
     if not is_compiled:
         counts.wanted[""] = ""
     if not manifests:
@@ -132,6 +134,10 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
         counts.reasons["no manifest"] = 1
     if manifests or can_learn(home):
         # Without a manifest the finder answers nothing, but notes what it could have answered.
+        wanted = environ.get("VELO_REMEMBER") or "all"
+        kinds = frozenset(("patterns", "sources") if wanted == "all" else (wanted,))
+        if wanted in ("all", "patterns", "sources"):
+            counts.open_memory = lambda: open_memory(folders, key, identity, kinds, counts)
         check = CHECKS.get(environ.get("VELO_CHECK", ""))
         finder = VeloFinder(manifests, counts, check, (hooks[0], hooks[1]), details)
         if environ.get("VELO_LOG"):

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from velo_import.hook.finder import Folder
 
 HASH_KEY = 0x56454C4F
+# Served with a question to what is remembered, or looked at by it (remembered.py).
+REMEMBERED = frozenset(
+    ("re._compiler", "re._parser", "re._constants", "re._casefix", "dataclasses", "collections")
+)
 
 
 def is_content_unchanged(path: str, records: memoryview, at: int) -> bool:
@@ -42,7 +46,7 @@ def is_bytecode_whole(pack: "Any", records: memoryview, at: int) -> bool:
 class VeloSourceLoader(SourceFileLoader):
     """Loads the module whose record is at word `_at` of `_folder`; pickles as the loader it stands for."""
 
-    __slots__ = ("_at", "_cached", "_counts", "_folder")
+    __slots__ = ("_at", "_cached", "_counts", "_folder", "_recall")
     _folder: "Folder"
     _at: int
     _counts: "Counts"
@@ -92,6 +96,9 @@ class VeloSourceLoader(SourceFileLoader):
             counts.errors += 1
             counts.defer_learnable("bytecode damaged", fullname, path)
             return None
+        memory = counts.remembered() if fullname in REMEMBERED else None
+        if memory is not None:
+            pack, records, at = memory.adapted(self, pack, records, at)
         try:
             code = mapping.load_code(path, self._cached, records, at, folder.asks, pack)
             if code is None and is_content_unchanged(path, records, at):
@@ -103,6 +110,8 @@ class VeloSourceLoader(SourceFileLoader):
             counts.defer_stale("source changed", fullname, path)
             return None
         counts.served += 1
+        if memory is not None:
+            self._recall = memory.recall_for(self, records[at + 7])
         return code  # type: ignore[return-value]
 
     def __eq__(self, other: object) -> bool:

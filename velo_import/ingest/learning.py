@@ -34,6 +34,7 @@ from .interpreter import Interpreter
 from .notes import Notes, joined, left_notes, names_of_left_notes, note_attempt, note_gain, parse_notes
 from .plan import Draft, FolderDraft, assemble, default_check, only_folders, plan_ingest, with_other
 from .publish import BASE, UPPER, is_hook_current, publish_manifest, published_draft, shown
+from .remembering import remember, remembered_path
 from .scan import Area, Scan, area_kind, scan
 
 LOCK_DESCRIPTOR = 3
@@ -59,6 +60,7 @@ class LearnSummary(NamedTuple):
     unreadable: list[str]
     seconds: float
     cpu_seconds: float
+    remembered: int = 0  # Patterns and texts that the program asked for.
 
 
 def learn(
@@ -127,12 +129,30 @@ def _learn_locked(
                 parsed = joined(parsed, waiting)
                 note_attempt(store, key, tuple(mark for mark in parsed.marks if mark not in noted))
                 summary = _Learning(parsed, store, catalog, deadline).run()
+                summary = summary._replace(remembered=_remember(store, parsed))
                 if summary.published:
                     note_gain(store, key, parsed.marks)
                 waiting = list(left_notes(store, key))
                 if not waiting:
                     break
         return finish(summary)
+
+
+def _remember(store: Store, notes: Notes) -> int:
+    """Do what the program did at its start once more, to be kept; how much of it there was.
+
+    Not counted as a gain: a program that makes other patterns at each start must not be learned from each
+    time.
+    """
+    if not notes.remember or not (
+        notes.inputs or notes.remember == "again" or not remembered_path(store, notes.key).exists()
+    ):
+        return 0
+    try:
+        remember(store, notes.key, notes.build, notes.executable, notes.inputs)
+    except (VeloError, OSError):
+        return 0  # Only this is not learned: the hook asks for it again, less and less often.
+    return len(notes.inputs)
 
 
 def _interpreter(notes: Notes) -> Interpreter:

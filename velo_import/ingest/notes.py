@@ -37,6 +37,8 @@ class Notes(NamedTuple):
     path: tuple[str, ...]
     modules: tuple[tuple[str, str], ...]  # Full name and the file it came from.
     marks: tuple[bytes, ...]  # SipHash of what each program would have liked to be served.
+    remember: str = ""  # `on`: the program remembers; `again`: and what is kept did not fit it.
+    inputs: tuple[bytes, ...] = ()  # What it asked for in vain (FORMAT.md, section 10).
 
 
 def parse_notes(data: bytes) -> Notes:
@@ -71,6 +73,8 @@ def parse_notes(data: bytes) -> Notes:
                 if name and origin.startswith("/")
             ),
             tuple(bytes.fromhex(mark) for mark in said.get("mark", ())),
+            said.get("remember", [""])[0],
+            tuple(bytes.fromhex(key) for key in said.get("input", ())),
         )
     except (KeyError, ValueError) as error:
         raise VeloError(f"the notes are damaged: {error}", hint=hint) from None
@@ -97,6 +101,8 @@ def joined(first: Notes, others: list[Notes]) -> Notes:
         path=tuple(dict.fromkeys(folder for notes in alike for folder in notes.path)),
         modules=tuple(dict.fromkeys(module for notes in alike for module in notes.modules)),
         marks=tuple(dict.fromkeys(mark for notes in alike for mark in notes.marks)),
+        remember=min((notes.remember for notes in alike if notes.remember), default=""),
+        inputs=tuple(dict.fromkeys(key for notes in alike for key in notes.inputs)),
     )
 
 

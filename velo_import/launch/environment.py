@@ -23,6 +23,7 @@ def child_environment(
     shared: str = "",
     manifest: str = "",
     check: str = "",
+    remember: str = "",
     learn: bool = True,
 ) -> dict[str, str]:
     """What the child gets. Applied twice it changes nothing; with VELO_DISABLE set it changes nothing at
@@ -40,6 +41,8 @@ def child_environment(
         child["VELO_MANIFEST"] = os.path.abspath(manifest or child["VELO_MANIFEST"])
     if check:
         child["VELO_CHECK"] = check
+    if remember:
+        child["VELO_REMEMBER"] = remember
     if not learn and not child.get("VELO_READONLY"):
         child["VELO_READONLY"] = "1"
     return child

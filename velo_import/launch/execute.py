@@ -67,6 +67,7 @@ def _accelerated(environment: dict[str, str], options: Mapping[str, str], progra
         shared=options.get("shared", ""),
         manifest=options.get("manifest", ""),
         check=options.get("check", ""),
+        remember=options.get("remember", ""),
         learn=learn,
     )
 
@@ -138,6 +139,8 @@ def _configured(environ: Mapping[str, str]) -> dict[str, str]:
         configured["shared"] = settings.shared
     if settings.values["check"].origin not in ("default", "variable VELO_CHECK"):
         configured["check"] = settings.check
+    if settings.values["run.remember"].origin not in ("default", "variable VELO_REMEMBER"):
+        configured["remember"] = settings.remember
     return configured
 
 

@@ -42,8 +42,9 @@ sys.path.insert(0, sys.argv[1])
 from _frozen_importlib_external import _get_supported_file_loaders
 from velo_import.hook.install import build_identity
 from velo_import.hook import mapping
-from velo_import.hook.manifest import Manifest
-mapping.use_native(sys.argv[1] + "/velo_import/_native/core.abi3.so")
+import velo_import.hook.manifest as twin
+native = mapping.use_native(sys.argv[1] + "/velo_import/_native/core.abi3.so")
+Manifest = (native or twin).Manifest
 identity = build_identity([suffix for _, group in _get_supported_file_loaders() for suffix in group])
 times = []
 for _ in range(101):

@@ -75,14 +75,20 @@ def _velo_boot(folder, home):
     try:
         for name in names:
             sys.modules[name] = type(sys)(name)
+        library = folder[:-4] + "_native/core.abi3.so"
+        native = None
         for name in ("counts", "mapping", "manifest", "remembered", "loader", "finder", "install"):
             full = "velo_import.hook." + name
             names.append(full)
             before[full] = sys.modules.get(full)
+            if native and name in ("manifest", "finder"):
+                sys.modules[full] = native  # it is both; their code in Python is not even read
+                continue
             module = sys.modules[full] = type(sys)(full)
             exec(_velo_code(folder, name, codes), module.__dict__)
-        native = folder[:-4] + "_native/core.abi3.so"
-        module.install(home, native, bool(codes), load, started)
+            if name == "mapping":
+                native = module.use_native(library)
+        module.install(home, library, bool(codes), load, started)
     finally:
         for name in names:
             if before[name] is None:

@@ -8,27 +8,30 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.support.running import CHECKOUT
 
-NATIVE = CHECKOUT / "velo_import" / "_native"
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
 SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 
 
 def compiled(name: str, folder: Path, *flags: str) -> Path:
-    """`<name>.c` as an extension module in `folder`; skips where that cannot be."""
+    """The extension module `<name>`, of the sources that pyproject.toml names; skips where that cannot be."""
     if COMPILER is None:
         pytest.skip("needs a C compiler")
     include = sysconfig.get_paths()["include"]
     if not (Path(include) / "Python.h").exists():
         pytest.skip("needs the headers of Python")
     target = folder / f"{name}.abi3.so"
+    described = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
+    listed = {each["name"].rpartition(".")[2]: each["sources"] for each in described}
+    sources = listed.get(name, [f"velo_import/_native/{name}.c"])
     command = [COMPILER, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", f"-I{include}", *flags]
-    subprocess.run([*command, str(NATIVE / f"{name}.c"), "-o", str(target)], check=True)
+    subprocess.run([*command, *(str(CHECKOUT / each) for each in sources), "-o", str(target)], check=True)
     return target
 
 

@@ -3,10 +3,11 @@
  * The native half of the hook: files mapped without a descriptor left behind, stamps compared without building
  * Python's stat result, and a module's code made in one call.
  *
- * Reading order: `Map` (a read-only buffer over one mapped file), `map_file` (the only way to make one),
- * `is_unchanged`, `load_code` (what each served module costs), `Watch` (many stamps asked in one call),
- * `take_lock`, then the module's tables. The Python twin is velo_import/hook/mapping.py; it is used where this
- * module was not built, and the tests put both through the same cases.
+ * Reading order: `Map` (a read-only buffer over one mapped file), `velo_map` (the only way to make one),
+ * `is_unchanged`, `velo_make_code` and `load_code` (what each served module costs), `take_lock`, then the module's
+ * tables. The finder stands in finder.c, the manifest's layout in manifest.c. The Python twin of this file is
+ * velo_import/hook/mapping.py; it is used where this module was not built, and the tests put both through the same
+ * cases.
  *
  * Why not CPython's own mmap module: before 3.13 it keeps a duplicate of the descriptor. A program that closes
  * every descriptor and opens its own files would have one of them closed by our map at exit.
@@ -14,65 +15,20 @@
  * Stable ABI (3.11): one build serves every CPython from 3.11 on.
  */
 
-#define Py_LIMITED_API 0x030B0000
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
+#include "core.h"
+#include "manifest.h"
 #include "stamps.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdint.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
-
-typedef struct {
-    PyObject_HEAD
-    char *start; /* NULL when the file is empty: mmap refuses a length of zero */
-    Py_ssize_t size;
-    int is_used; /* it was read since pages were last given back */
-} Map;
-
-/* One search-path entry: what sys.path_importer_cache must hold for it, and the folder's stamp. */
-typedef struct {
-    PyObject *key;
-    PyObject *importer;
-    PyObject *path; /* bytes, or NULL: nothing to ask the kernel, or no folder at all (`is_absent`) */
-    int is_absent;
-    long long mtime, ctime;
-    unsigned long long ino;
-} Entry;
-
-typedef struct {
-    PyObject_HEAD
-    Py_ssize_t count;
-    Entry *entries;
-} Watch;
 
 /* Mapped pages count as the process's memory while they stay, and what was unmarshalled is not needed again. So
  * they are given back once this much was read; giving them back more often costs more than reading them. */
 #define MOST_READ (1 << 17)
-#define MOST_USED 16
-
-typedef struct {
-    PyObject *map_type;
-    PyObject *watch_type;
-    PyObject *loads;      /* marshal.loads */
-    PyObject *fix;        /* _imp._fix_co_filename */
-    PyObject *audit;      /* sys.audit */
-    PyObject *open_mode;  /* what auditors are told when a cached file is opened */
-    PyObject *open_flags;
-    PyObject *open_event;
-    Map *used[MOST_USED]; /* the maps that were read since pages were last given back */
-    int used_count;
-    Py_ssize_t read;
-} State;
-
-/* The words of a module's record (FORMAT.md, section 3). */
-enum { START = 1, LENGTH, MTIME_NS, CTIME_NS, INODE, SIZE, WORDS = 10 };
 
 static int map_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
@@ -110,46 +66,50 @@ PyDoc_STRVAR(map_file_doc,
              "Map a regular file read-only. Gives the map and (uid, mode, size, mtime_ns, ctime_ns, ino).\n"
              "Symbolic links are not followed. Raises OSError.");
 
+PyObject *velo_map(State *state, PyObject *path, struct stat *status)
+{
+    PyObject *map = NULL;
+    int descriptor = open(PyBytes_AsString(path), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (descriptor < 0 || fstat(descriptor, status) != 0)
+        goto refused;
+    if (!S_ISREG(status->st_mode)) {
+        errno = EINVAL;
+        goto refused;
+    }
+    allocfunc allocate = (allocfunc)PyType_GetSlot((PyTypeObject *)state->map_type, Py_tp_alloc);
+    map = allocate((PyTypeObject *)state->map_type, 0); /* zeroed: start is NULL */
+    if (map == NULL)
+        goto done;
+    ((Map *)map)->size = (Py_ssize_t)status->st_size;
+    if (status->st_size > 0) {
+        void *start = mmap(NULL, (size_t)status->st_size, PROT_READ, MAP_SHARED, descriptor, 0);
+        if (start == MAP_FAILED)
+            goto refused;
+        ((Map *)map)->start = start;
+    }
+    goto done;
+
+refused:
+    PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
+    Py_CLEAR(map);
+done:
+    if (descriptor >= 0)
+        close(descriptor);
+    return map;
+}
+
 static PyObject *map_file(PyObject *module, PyObject *argument)
 {
     char *path;
     if (PyBytes_AsStringAndSize(argument, &path, NULL) < 0) /* refuses a path with a NUL in it */
         return NULL;
-    PyObject *answer = NULL;
-    PyObject *map = NULL;
     struct stat status;
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (descriptor < 0 || fstat(descriptor, &status) != 0)
-        goto refused;
-    if (!S_ISREG(status.st_mode)) {
-        errno = EINVAL;
-        goto refused;
-    }
-
-    State *state = PyModule_GetState(module);
-    allocfunc allocate = (allocfunc)PyType_GetSlot((PyTypeObject *)state->map_type, Py_tp_alloc);
-    map = allocate((PyTypeObject *)state->map_type, 0); /* zeroed: start is NULL */
+    PyObject *map = velo_map(PyModule_GetState(module), argument, &status);
     if (map == NULL)
-        goto done;
-    ((Map *)map)->size = (Py_ssize_t)status.st_size;
-    if (status.st_size > 0) {
-        void *start = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_SHARED, descriptor, 0);
-        if (start == MAP_FAILED)
-            goto refused;
-        ((Map *)map)->start = start;
-    }
-    answer = Py_BuildValue("O(kkLLLK)", map, (unsigned long)status.st_uid, (unsigned long)status.st_mode,
-                           (long long)status.st_size, nanoseconds(MTIME(status)), nanoseconds(CTIME(status)),
-                           (unsigned long long)status.st_ino);
-    goto done;
-
-refused:
-    PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, argument);
-done:
-    Py_XDECREF(map);
-    if (descriptor >= 0)
-        close(descriptor);
-    return answer;
+        return NULL;
+    return Py_BuildValue("N(kkLLLK)", map, (unsigned long)status.st_uid, (unsigned long)status.st_mode,
+                         (long long)status.st_size, nanoseconds(MTIME(status)), nanoseconds(CTIME(status)),
+                         (unsigned long long)status.st_ino);
 }
 
 PyDoc_STRVAR(is_unchanged_doc,
@@ -157,22 +117,24 @@ PyDoc_STRVAR(is_unchanged_doc,
              "Whether the file still has this stamp; None when only a time or the inode differs, so that\n"
              "its content has to be asked. A size of -1 is any size. A file that is not there has changed.");
 
-typedef enum { CHANGED, UNCHANGED, ANOTHER_STAMP, FAILED } Stamp;
+Stamp velo_compare(const char *path, long long size, long long mtime, long long ctime, unsigned long long inode)
+{
+    struct stat status;
+    if (stat(path, &status) != 0 || (size >= 0 && size != (long long)status.st_size))
+        return CHANGED;
+    if (nanoseconds(MTIME(status)) == mtime && nanoseconds(CTIME(status)) == ctime && status.st_ino == inode)
+        return UNCHANGED;
+    return ANOTHER_STAMP;
+}
 
-static Stamp compare_stamp(PyObject *path, long long size, long long mtime, long long ctime,
-                           unsigned long long ino)
+Stamp velo_compare_path(PyObject *path, long long size, long long mtime, long long ctime, unsigned long long inode)
 {
     PyObject *encoded = NULL;
     if (!PyUnicode_FSConverter(path, &encoded))
         return FAILED;
-    struct stat status;
-    int refused = stat(PyBytes_AsString(encoded), &status);
+    Stamp stamp = velo_compare(PyBytes_AsString(encoded), size, mtime, ctime, inode);
     Py_DECREF(encoded);
-    if (refused || (size >= 0 && size != (long long)status.st_size))
-        return CHANGED;
-    if (nanoseconds(MTIME(status)) == mtime && nanoseconds(CTIME(status)) == ctime && status.st_ino == ino)
-        return UNCHANGED;
-    return ANOTHER_STAMP;
+    return stamp;
 }
 
 static PyObject *stamp_answer(Stamp stamp)
@@ -192,7 +154,7 @@ static PyObject *is_unchanged(PyObject *module, PyObject *arguments)
     unsigned long long ino;
     if (!PyArg_ParseTuple(arguments, "OLLLK", &path, &size, &mtime, &ctime, &ino))
         return NULL;
-    return stamp_answer(compare_stamp(path, size, mtime, ctime, ino));
+    return stamp_answer(velo_compare_path(path, size, mtime, ctime, ino));
 }
 
 /* Note that so much of a map is about to be read; give pages back once there were enough of them. */
@@ -217,6 +179,27 @@ static void note_read(State *state, Map *map, Py_ssize_t length)
     }
 }
 
+PyObject *velo_make_code(State *state, Map *pack, uint64_t start, uint64_t length, PyObject *path, PyObject *cached)
+{
+    /* Auditors see the event that reading the cached file would have raised. */
+    PyObject *audited = PyObject_CallFunctionObjArgs(state->audit, state->open_event, cached, state->open_mode,
+                                                     state->open_flags, NULL);
+    if (audited == NULL)
+        return NULL;
+    Py_DECREF(audited);
+    note_read(state, pack, (Py_ssize_t)length);
+    PyObject *view = PyMemoryView_FromMemory(pack->start + start, (Py_ssize_t)length, PyBUF_READ);
+    PyObject *code = view == NULL ? NULL : PyObject_CallFunctionObjArgs(state->loads, view, NULL);
+    Py_XDECREF(view);
+    if (code != NULL) {
+        PyObject *fixed = PyObject_CallFunctionObjArgs(state->fix, code, path, NULL); /* refuses what is no code */
+        if (fixed == NULL)
+            Py_CLEAR(code);
+        Py_XDECREF(fixed);
+    }
+    return code;
+}
+
 PyDoc_STRVAR(load_code_doc,
              "load_code(path: str, cached: str, records: buffer, at: int, asks: bool, pack: Map) -> code | bool | None\n\n"
              "The code of the module whose record is at word `at`, with `path` as its file name. If the kernel is\n"
@@ -238,156 +221,24 @@ static PyObject *load_code(PyObject *module, PyObject *const *arguments, Py_ssiz
     Py_buffer records;
     if (asks < 0 || (at == -1 && PyErr_Occurred()) || PyObject_GetBuffer(arguments[2], &records, PyBUF_SIMPLE) < 0)
         return NULL;
-    uint64_t record[WORDS];
-    int is_there = at >= 0 && at <= records.len / 8 - WORDS;
+    uint64_t record[VELO_WORDS];
+    int is_there = at >= 0 && at <= records.len / 8 - VELO_WORDS;
     if (is_there)
         memcpy(record, (const char *)records.buf + at * 8, sizeof(record));
     PyBuffer_Release(&records);
-    if (!is_there || record[START] > (uint64_t)map->size || record[LENGTH] > (uint64_t)map->size - record[START] ||
-        record[LENGTH] == 0) {
+    if (!is_there || record[VELO_START] > (uint64_t)map->size || record[VELO_LENGTH] > (uint64_t)map->size - record[VELO_START] ||
+        record[VELO_LENGTH] == 0) {
         PyErr_SetString(PyExc_IndexError, "no such range");
         return NULL;
     }
     if (asks) {
-        Stamp stamp = compare_stamp(path, (long long)record[SIZE], (long long)record[MTIME_NS],
-                                    (long long)record[CTIME_NS], record[INODE]);
+        Stamp stamp = velo_compare_path(path, (long long)record[VELO_SIZE], (long long)record[VELO_MTIME],
+                                    (long long)record[VELO_CTIME], record[VELO_INODE]);
         if (stamp != UNCHANGED)
             return stamp_answer(stamp);
     }
 
-    PyObject *view = NULL;
-    PyObject *code = NULL;
-    /* Auditors see the event that reading the cached file would have raised. */
-    PyObject *audited = PyObject_CallFunctionObjArgs(state->audit, state->open_event, arguments[1],
-                                                     state->open_mode, state->open_flags, NULL);
-    if (audited == NULL)
-        return NULL;
-    Py_DECREF(audited);
-    note_read(state, map, (Py_ssize_t)record[LENGTH]);
-    view = PyMemoryView_FromMemory(map->start + record[START], (Py_ssize_t)record[LENGTH], PyBUF_READ);
-    if (view != NULL)
-        code = PyObject_CallFunctionObjArgs(state->loads, view, NULL);
-    Py_XDECREF(view);
-    if (code != NULL) {
-        PyObject *fixed = PyObject_CallFunctionObjArgs(state->fix, code, path, NULL); /* refuses what is no code */
-        if (fixed == NULL)
-            Py_CLEAR(code);
-        Py_XDECREF(fixed);
-    }
-    return code;
-}
-
-static void watch_dealloc(PyObject *self)
-{
-    Watch *watch = (Watch *)self;
-    PyTypeObject *type = Py_TYPE(self);
-    for (Py_ssize_t i = 0; i < watch->count; i++) {
-        Py_XDECREF(watch->entries[i].key);
-        Py_XDECREF(watch->entries[i].importer);
-        Py_XDECREF(watch->entries[i].path);
-    }
-    PyMem_Free(watch->entries);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
-}
-
-PyDoc_STRVAR(watch_is_current_doc,
-             "is_current(count: int, importers: dict) -> bool\n\n"
-             "Whether the first `count` entries still have their importers and their stamps.");
-
-static PyObject *watch_is_current(PyObject *self, PyObject *arguments)
-{
-    Watch *watch = (Watch *)self;
-    Py_ssize_t count;
-    PyObject *importers;
-    if (!PyArg_ParseTuple(arguments, "nO!", &count, &PyDict_Type, &importers))
-        return NULL;
-    if (count < 0 || count > watch->count)
-        count = watch->count;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        Entry *entry = &watch->entries[i];
-        PyObject *importer = PyDict_GetItemWithError(importers, entry->key); /* borrowed */
-        if (importer == NULL && PyErr_Occurred())
-            return NULL;
-        if (importer == NULL ? entry->is_absent || entry->importer != Py_None : importer != entry->importer)
-            Py_RETURN_FALSE;
-        if (entry->path == NULL)
-            continue;
-        struct stat status;
-        if (stat(PyBytes_AsString(entry->path), &status) != 0 || status.st_ino != entry->ino ||
-            nanoseconds(MTIME(status)) != entry->mtime || nanoseconds(CTIME(status)) != entry->ctime)
-            Py_RETURN_FALSE;
-    }
-    Py_RETURN_TRUE;
-}
-
-static PyMethodDef watch_methods[] = {
-    {"is_current", watch_is_current, METH_VARARGS, watch_is_current_doc},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyType_Slot watch_slots[] = {
-    {Py_tp_dealloc, watch_dealloc},
-    {Py_tp_methods, watch_methods},
-    {Py_tp_doc, "The entries of a search path, to be asked in one call."},
-    {0, NULL},
-};
-
-static PyType_Spec watch_spec = {
-    .name = "velo_import._native.core.Watch",
-    .basicsize = sizeof(Watch),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = watch_slots,
-};
-
-PyDoc_STRVAR(watch_doc,
-             "watch(entries: list[tuple[str, object, bytes | None, bool, int, int, int]]) -> Watch\n\n"
-             "Each entry: key and value in sys.path_importer_cache (None for no value), path in bytes or None if\n"
-             "the kernel need not be asked, whether it is no folder, then mtime_ns, ctime_ns and inode.");
-
-static PyObject *watch(PyObject *module, PyObject *argument)
-{
-    if (!PyList_Check(argument)) {
-        PyErr_SetString(PyExc_TypeError, "a list is needed");
-        return NULL;
-    }
-    State *state = PyModule_GetState(module);
-    allocfunc allocate = (allocfunc)PyType_GetSlot((PyTypeObject *)state->watch_type, Py_tp_alloc);
-    PyObject *answer = allocate((PyTypeObject *)state->watch_type, 0); /* zeroed: no entries */
-    if (answer == NULL)
-        return NULL;
-    Watch *made = (Watch *)answer;
-    Py_ssize_t count = PyList_Size(argument);
-    made->entries = PyMem_Calloc((size_t)count + 1, sizeof(Entry));
-    if (made->entries == NULL) {
-        Py_DECREF(answer);
-        return PyErr_NoMemory();
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        Entry *entry = &made->entries[i];
-        PyObject *key, *importer, *path;
-        int is_absent;
-        PyObject *item = PyList_GetItem(argument, i); /* borrowed */
-        if (item == NULL || !PyTuple_Check(item) ||
-            !PyArg_ParseTuple(item, "UOOpLLK", &key, &importer, &path, &is_absent, &entry->mtime,
-                              &entry->ctime, &entry->ino) ||
-            (path != Py_None && !PyBytes_Check(path))) {
-            if (!PyErr_Occurred())
-                PyErr_SetString(PyExc_TypeError, "an entry is not what it should be");
-            Py_DECREF(answer);
-            return NULL;
-        }
-        Py_INCREF(key);
-        Py_INCREF(importer);
-        Py_XINCREF(path == Py_None ? NULL : path);
-        entry->key = key;
-        entry->importer = importer;
-        entry->path = path == Py_None ? NULL : path;
-        entry->is_absent = is_absent;
-        made->count = i + 1;
-    }
-    return answer;
+    return velo_make_code(state, map, record[VELO_START], record[VELO_LENGTH], path, arguments[1]);
 }
 
 PyDoc_STRVAR(take_lock_doc,
@@ -411,17 +262,27 @@ static PyObject *take_lock(PyObject *module, PyObject *argument)
     return PyLong_FromLong(descriptor);
 }
 
+PyDoc_STRVAR(serve_doc,
+             "serve(loader: VeloSourceLoader, fullname: str) -> code | None\n\n"
+             "The code of the module from its pack, counted; None where anything is out of the ordinary, and nothing\n"
+             "has been done then. Raises what unmarshalling or an auditor raises.");
+
+PyDoc_STRVAR(map_private_doc,
+             "map_private(path: str, owner: int) -> tuple[Map, tuple[int, int, int, int]]\n\n"
+             "Map a file that only its owner (we, root, or the store's) could have written; with its size, times and\n"
+             "inode. Raises OSError and Unusable.");
+
 static PyMethodDef functions[] = {
     {"map_file", map_file, METH_O, map_file_doc},
+    {"map_private", velo_map_private, METH_VARARGS, map_private_doc},
     {"is_unchanged", is_unchanged, METH_VARARGS, is_unchanged_doc},
     {"load_code", (PyCFunction)(void (*)(void))load_code, METH_FASTCALL, load_code_doc},
-    {"watch", watch, METH_O, watch_doc},
+    {"serve", (PyCFunction)(void (*)(void))velo_serve, METH_FASTCALL, serve_doc},
     {"take_lock", take_lock, METH_O, take_lock_doc},
     {NULL, NULL, 0, NULL},
 };
 
-/* An attribute of a module that every interpreter has loaded by now: to import it could run a program's hook. */
-static PyObject *loaded(const char *name, const char *attribute)
+PyObject *velo_loaded(const char *name, const char *attribute)
 {
     PyObject *text = PyUnicode_FromString(name);
     PyObject *module = text == NULL ? NULL : PyImport_GetModule(text);
@@ -437,14 +298,13 @@ static int module_exec(PyObject *module)
 {
     State *state = PyModule_GetState(module);
     state->map_type = PyType_FromModuleAndSpec(module, &map_spec, NULL);
-    state->watch_type = PyType_FromModuleAndSpec(module, &watch_spec, NULL);
-    state->loads = loaded("marshal", "loads");
-    state->fix = loaded("_imp", "_fix_co_filename");
-    state->audit = loaded("sys", "audit");
+    state->loads = velo_loaded("marshal", "loads");
+    state->fix = velo_loaded("_imp", "_fix_co_filename");
+    state->audit = velo_loaded("sys", "audit");
     state->open_event = PyUnicode_FromString("open");
     state->open_mode = PyUnicode_FromString("rb");
     state->open_flags = PyLong_FromLong(O_RDONLY | O_CLOEXEC);
-    return PyErr_Occurred() ? -1 : 0;
+    return PyErr_Occurred() || velo_add_finder(module, state) < 0 ? -1 : 0;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
@@ -452,7 +312,11 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     State *state = PyModule_GetState(module);
     if (state != NULL) {
         Py_VISIT(state->map_type);
-        Py_VISIT(state->watch_type);
+        Py_VISIT(state->manifest_type);
+        Py_VISIT(state->folder_type);
+        Py_VISIT(state->finder_type);
+        Py_VISIT(state->unusable);
+        Py_VISIT(state->sys);
         Py_VISIT(state->loads);
         Py_VISIT(state->fix);
         Py_VISIT(state->audit);
@@ -465,7 +329,16 @@ static int module_clear(PyObject *module)
     State *state = PyModule_GetState(module);
     if (state != NULL) {
         Py_CLEAR(state->map_type);
-        Py_CLEAR(state->watch_type);
+        Py_CLEAR(state->manifest_type);
+        Py_CLEAR(state->folder_type);
+        Py_CLEAR(state->finder_type);
+        Py_CLEAR(state->unusable);
+        Py_CLEAR(state->sys);
+        Py_CLEAR(state->listdir);
+        Py_CLEAR(state->getcwd);
+        Py_CLEAR(state->one);
+        for (int i = 0; i < TEXTS; i++)
+            Py_CLEAR(state->text[i]);
         Py_CLEAR(state->loads);
         Py_CLEAR(state->fix);
         Py_CLEAR(state->audit);

@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+from importlib.machinery import ModuleSpec
 from types import CodeType
+from typing import Any
+
+HASH_KEY: int
+STAT: int
+ROOT_ONLY: int
+NEVER: int
 
 class Map:
     """A read-only buffer over one mapped file; holds no descriptor."""
@@ -8,17 +15,6 @@ class Map:
 
 def map_file(path: bytes, /) -> tuple[Map, tuple[int, int, int, int, int, int]]:
     """Map a regular file; gives the map and (uid, mode, size, mtime_ns, ctime_ns, ino). Raises OSError."""
-
-class Watch:
-    """The entries of a search path, to be asked in one call."""
-
-    def is_current(self, count: int, importers: dict[str, object], /) -> bool:
-        """Whether the first `count` entries still have their importers and their stamps."""
-
-def watch(entries: list[tuple[str, object, bytes | None, bool, int, int, int]], /) -> Watch:
-    """Each entry: key and value in `sys.path_importer_cache` (None for no value), path in bytes or None if
-    the kernel need not be asked, whether it is no folder, then mtime_ns, ctime_ns and inode.
-    """
 
 def take_lock(path: bytes, /) -> int:
     """Open a lock file and lock it without waiting; gives the descriptor. Raises OSError."""
@@ -32,3 +28,58 @@ def load_code(
     """The code of the module whose record is at word `at`, with `path` as its file name; False if the source
     is another, None when only a time or the inode differs. Raises IndexError for what is not there.
     """
+
+def serve(loader: Any, fullname: str, /) -> CodeType | None:
+    """The code of the module from its pack, counted; None where anything is out of the ordinary, and nothing has
+    been done then. Raises what unmarshalling or an auditor raises.
+    """
+
+def map_private(path: str, owner: int, /) -> tuple[Map, tuple[int, int, int, int]]:
+    """Map a file that only its owner, we, or root could have written; with its size, times and inode.
+    Raises OSError and Unusable.
+    """
+
+# What follows has its twins, and its documentation, in velo_import/hook/manifest.py and finder.py.
+
+class Unusable(Exception): ...
+
+class Folder:
+    path: str
+    importer: Any
+    names: set[str] | None
+    manifest: Manifest | None
+    asks: int
+    mtime: int
+    ctime: int
+    ino: int
+    records: memoryview
+    table: dict[str, int]
+    root: int
+
+class Manifest:
+    path: str
+
+    def __init__(self, path: str, pack_folder: str, identity: bytes, owner: int = 0, /) -> None: ...
+    def prefix(self) -> bytes: ...
+    def block(self, path: bytes, /) -> Folder | None: ...
+    def root(self, index: int, /) -> tuple[str, int, int, int, int]: ...
+    def pack_name(self, index: int, /) -> str: ...
+    def pack(self, index: int, /) -> Map | None: ...
+
+class VeloFinder:
+    counts: Any
+    check: int | None
+    manifests: tuple[Manifest, ...]
+    folders: dict[str, Folder]
+
+    def __init__(
+        self,
+        manifests: Any,
+        counts: Any,
+        check: int | None,
+        entry_hooks: tuple[Any, Any],
+        suffixes: list[tuple[str, Any]],
+        /,
+    ) -> None: ...
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None: ...
+    def invalidate_caches(self) -> None: ...

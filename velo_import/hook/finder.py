@@ -451,11 +451,10 @@ class VeloFinder:
         for manifest in self.manifests:
             try:
                 block = manifest.block(raw)
+                if block is not None:
+                    known.append((block, self._asks(manifest, block.root)))
             except (Unusable, IndexError, ValueError):
                 self.counts.errors += 1
-                continue
-            if block is not None:
-                known.append((block, self._asks(manifest, block.root)))
         for block, asks in known if len(known) > 1 else ():
             if not asks or mapping.is_unchanged(path, -1, block.mtime, block.ctime, block.ino):
                 return block, asks

@@ -107,7 +107,7 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
 
     Args:
         home: the store folder.
-        native: path of the native module; the Python twin is used if it cannot be loaded.
+        native: path of the native module, whether it could be loaded or not.
         is_compiled: whether this code came from the store; if not, the learner is to put it there.
         load: gives the namespace of another module of the hook by its short name.
         started: when this start of Velo began, by `time.perf_counter_ns`, for VELO_STATS.
@@ -124,7 +124,6 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
     identity = build_identity([suffix for suffix, _ in details])
     key = manifest_key(identity, fsencode(sys.prefix))
     counts = Counts(environ.get("VELO_VERIFY", "0") not in ("", "0"))
-    mapping.use_native(native)
     folders = store_folders(home, counts)
     manifests = open_manifests(folders, key, identity, counts)
     if not is_compiled:

@@ -57,7 +57,8 @@ class VeloSourceLoader(SourceFileLoader):
         code = None
         is_edited = False
         try:
-            code = self._served(fullname)
+            code = None if fullname in REMEMBERED else mapping.serve(self, fullname)
+            code = code or self._served(fullname)
             is_edited = code is None and fullname == self.name and self._is_edited_in_its_second()
         except Exception:
             self._counts.errors += 1

@@ -19,6 +19,7 @@ PREAMBLE_START = 32
 TABLES_START = 216
 # Positions of the section directory's entries, in 8-byte words from the start of the file: (offset, length).
 IDENTITY, ROOTS, PACKS, STRINGS, SLOTS, PATH_OFFSETS, FOLDERS, PATHS, BLOCKS = 5, 7, 9, 11, 13, 15, 21, 23, 25
+DIRECTORY_END = 27
 ROOT_WORDS = PACK_WORDS = 6
 BLOCK_WORDS = 9
 MODULE_WORDS = 10
@@ -43,6 +44,11 @@ def map_private(path: str, owner: int) -> "tuple[Any, tuple[int, ...]]":
     return mapped, tuple(stamp)
 
 
+def signed(word: int) -> int:
+    """A time: before 1970 it is negative."""
+    return word - (1 << 64) if word >> 63 else word
+
+
 class Block:
     """One folder as the manifest describes it: stamp, module table, and records as flat words."""
 
@@ -50,23 +56,29 @@ class Block:
 
     def __init__(self, manifest: "Manifest", at: int) -> None:
         words = manifest.words
+        end = words[BLOCKS] + words[BLOCKS + 1]
+        if at * 8 + BLOCK_WORDS * 8 > end:
+            raise Unusable("damaged")
         size, count, root, mtime, ctime, ino, _, names_size = words[at + 1 : at + BLOCK_WORDS]
         start = at + BLOCK_WORDS
         names_at = start + count * MODULE_WORDS
-        if size % 8 or names_at * 8 + names_size > at * 8 + size or len(words) * 8 < at * 8 + size:
+        if size % 8 or names_at * 8 + names_size > at * 8 + size or at * 8 + size > end:
             raise Unusable("damaged")
         body = manifest.bytes[at * 8 + 8 : at * 8 + size]
         if int.from_bytes(source_hash(HASH_KEY, body), "little") != words[at]:
             raise Unusable("damaged")
         self.manifest = manifest
         self.root = root
-        self.mtime = mtime
-        self.ctime = ctime
+        self.mtime = signed(mtime)
+        self.ctime = signed(ctime)
         self.ino = ino
         self.records: memoryview = words[start:names_at]
         names = str(manifest.bytes[names_at * 8 : names_at * 8 + names_size], "utf-8", "surrogateescape")
+        listed = names.split("\0") if count else []
+        if len(listed) != count:
+            raise Unusable("damaged")
         places = range(0, count * MODULE_WORDS, MODULE_WORDS)
-        self.table: dict[str, int] = dict(zip(names.split("\0"), places, strict=True)) if count else {}
+        self.table: dict[str, int] = dict(zip(listed, places, strict=True))
 
 
 class Manifest:
@@ -99,6 +111,12 @@ class Manifest:
         check = source_hash(HASH_KEY, self.bytes[PREAMBLE_START:end])
         if int.from_bytes(check, "little") != words[3]:
             raise Unusable("damaged")
+        for at in range(IDENTITY, DIRECTORY_END, 2):
+            if words[at] % 8 or words[at] + words[at + 1] > size:
+                raise Unusable("damaged")
+        slots, paths = words[SLOTS + 1] >> 2, words[PATH_OFFSETS + 1] >> 3
+        if not slots or slots & (slots - 1) or not paths or words[FOLDERS + 1] >> 3 < paths - 1:
+            raise Unusable("damaged")
         if self._identity().partition(b"\0")[0] != identity:
             raise Unusable("build")
 
@@ -123,27 +141,40 @@ class Manifest:
             index = int.from_bytes(self.bytes[at : at + 4], "little")
             if index == 0:
                 return None
+            if index >= words[PATH_OFFSETS + 1] >> 3:
+                raise Unusable("damaged")
             start = words[offsets + index - 1]
             end = words[offsets + index]
+            if not start <= end <= words[PATHS + 1]:
+                raise Unusable("damaged")
             if end - start == len(path) and self.bytes[paths + start : paths + end] == path:
                 place = words[(words[FOLDERS] >> 3) + index - 1]
+                if place and (place - 1) % 8:
+                    raise Unusable("damaged")
                 return Block(self, (words[BLOCKS] + place - 1) >> 3) if place else None
             slot = (slot + 1) & mask
         return None
 
     def string(self, at: int, size: int) -> str:
         """A root's path, a pack's name or its label, from the string table."""
+        if at + size > self.words[STRINGS + 1]:
+            raise Unusable("damaged")
         start = self.words[STRINGS] + at
         return str(self.bytes[start : start + size], sys.getfilesystemencoding(), "surrogateescape")
 
     def root(self, index: int) -> "tuple[str, int, int, int, int]":
         """Path, check, mtime_ns, ctime_ns and inode of one root."""
+        if not 0 <= index < self.words[ROOTS + 1] // (ROOT_WORDS * 8):
+            raise Unusable("damaged")
         at = (self.words[ROOTS] >> 3) + index * ROOT_WORDS
         where, head, mtime, ctime, ino = self.words[at : at + 5]
-        return self.string(where, head & 0xFFFFFFFF), head >> 40 & 0xFF, mtime, ctime, ino
+        path = self.string(where, head & 0xFFFFFFFF)
+        return path, head >> 40 & 0xFF, signed(mtime), signed(ctime), ino
 
     def pack_name(self, index: int) -> str:
         """The pack's file name below the packs folder."""
+        if not 0 <= index < self.words[PACKS + 1] // (PACK_WORDS * 8):
+            raise Unusable("damaged")
         at = (self.words[PACKS] >> 3) + index * PACK_WORDS
         return self.string(self.words[at], self.words[at + 1] & 0xFFFFFFFF)
 
@@ -157,7 +188,8 @@ class Manifest:
         try:
             at = (self.words[PACKS] >> 3) + index * PACK_WORDS
             mapped, stamp = map_private(f"{self.pack_folder}/{self.pack_name(index)}", self.owner)
-            if stamp == tuple(self.words[at + 2 : at + 6]):
+            size, mtime, ctime, ino = self.words[at + 2 : at + 6]
+            if stamp == (size, signed(mtime), signed(ctime), ino):
                 pack = mapped
         except (OSError, ValueError, Unusable):
             pass

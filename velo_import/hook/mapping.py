@@ -115,6 +115,11 @@ def load_code(
     return code
 
 
+def serve(loader: "Any", fullname: str) -> "CodeType | None":
+    """The native module's short way to a module's code. Here there is none: the loader goes its own way."""
+    return None
+
+
 class Watch:
     """The entries of a search path, to be asked in one call."""
 
@@ -144,7 +149,7 @@ def take_lock(path: bytes) -> int:
     Raises:
         OSError: it cannot be opened, or another process holds it (BlockingIOError).
     """
-    fcntl = _load_extension("fcntl")
+    fcntl = load_extension("fcntl")
     descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,7 +159,7 @@ def take_lock(path: bytes) -> int:
     return descriptor
 
 
-def _load_extension(name: str) -> "Any":
+def load_extension(name: str) -> "Any":
     """A module of the standard library, loaded by its place and left out of `sys.modules`.
 
     Raises:
@@ -170,23 +175,28 @@ def _load_extension(name: str) -> "Any":
         for suffix in extension_suffixes():
             path = f"{folder}/{name}{suffix}"
             if is_unchanged(path, -1, 0, 0, 0) is None:
-                return _load(name, path)
+                return load_native(name, path)
     raise OSError(f"no {name}")
 
 
-def _load(name: str, path: str) -> "Any":
+def load_native(name: str, path: str) -> "Any":
+    """A native module by its place, left out of `sys.modules`.
+
+    Raises:
+        ImportError, OSError, SystemError: it is not there, or does not fit this interpreter.
+    """
     module = create_dynamic(ModuleSpec(name, ExtensionFileLoader(name, path), origin=path))
     exec_dynamic(module)
     return module
 
 
-def use_native(path: str) -> bool:
-    """Replace these functions by the native module's, if it was built and fits this interpreter."""
-    global map_file, is_unchanged, load_code, take_lock, watch
+def use_native(path: str) -> "Any":
+    """Replace these functions by the native module's; gives it, or None where it does not fit."""
+    global map_file, is_unchanged, load_code, serve, take_lock
     try:
-        native = _load("velo_import._native.core", path)
+        native = load_native("velo_import._native.core", path)
     except (ImportError, OSError, SystemError):
-        return False
+        return None
     map_file, is_unchanged, take_lock = native.map_file, native.is_unchanged, native.take_lock
-    load_code, watch = native.load_code, native.watch
-    return True
+    load_code, serve = native.load_code, native.serve
+    return native

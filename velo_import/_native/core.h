@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the C files of the native module share: its state, the map, and stamps. Stable ABI (3.11). */
+#ifndef VELO_CORE_H
+#define VELO_CORE_H
+
+#define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdint.h>
+#include <sys/stat.h>
+
+typedef struct {
+    PyObject_HEAD
+    char *start; /* NULL when the file is empty: mmap refuses a length of zero */
+    Py_ssize_t size;
+    int is_used; /* it was read since pages were last given back */
+} Map;
+
+#define MOST_USED 16
+
+/* Attribute names and pieces of paths, interned once. */
+enum {
+    SLASH, PYCACHE, INIT, PATH_HOOKS, META_PATH, SYS_PATH, PATH, NAME, PATH_IMPORTER_CACHE, PYCACHE_PREFIX, GET_CODE,
+    EXEC_MODULE, SOURCE_TO_CODE, FIND_SPEC, LOADERS, FOLDER, AT, COUNTS, CACHED_PATH, SET_FILEATTR, LOCATIONS, ORIGIN,
+    SERVED, NATIVE, ERRORS, SETTLE, TEXTS
+};
+
+typedef struct {
+    PyObject *map_type;
+    PyObject *manifest_type;
+    PyObject *folder_type;
+    PyObject *finder_type;
+    PyObject *unusable;   /* why a manifest or pack is not used; never leaves the hook */
+    PyObject *sys;        /* the dictionary of `sys` */
+    PyObject *listdir;    /* posix.listdir */
+    PyObject *getcwd;     /* posix.getcwd */
+    PyObject *one;
+    PyObject *text[TEXTS];
+    PyObject *loads;      /* marshal.loads */
+    PyObject *fix;        /* _imp._fix_co_filename */
+    PyObject *audit;      /* sys.audit */
+    PyObject *open_mode;  /* what auditors are told when a cached file is opened */
+    PyObject *open_flags;
+    PyObject *open_event;
+    Map *used[MOST_USED]; /* the maps that were read since pages were last given back */
+    int used_count;
+    Py_ssize_t read;
+} State;
+
+typedef enum { CHANGED, UNCHANGED, ANOTHER_STAMP, FAILED } Stamp;
+
+/* Map a regular file read-only; links are not followed. NULL with OSError set. */
+PyObject *velo_map(State *state, PyObject *path, struct stat *status);
+
+/* Whether the file has this stamp; a size of -1 is any size. Never FAILED. */
+Stamp velo_compare(const char *path, long long size, long long mtime, long long ctime, unsigned long long inode);
+
+/* As `velo_compare`, for a path that is text; FAILED with an exception set. */
+Stamp velo_compare_path(PyObject *path, long long size, long long mtime, long long ctime, unsigned long long inode);
+
+/* The code at this range of a pack, with `path` as its file name; `cached` is what auditors are told. */
+PyObject *velo_make_code(State *state, Map *pack, uint64_t start, uint64_t length, PyObject *path, PyObject *cached);
+
+/* An attribute of a module that every interpreter has loaded by now: to import it could run a program's hook. */
+PyObject *velo_loaded(const char *name, const char *attribute);
+
+/* Add the types of finder.c to the module. */
+int velo_add_finder(PyObject *module, State *state);
+
+/* map_private(path, owner) and serve(loader, fullname), see there. */
+PyObject *velo_map_private(PyObject *module, PyObject *arguments);
+PyObject *velo_serve(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+
+#endif

@@ -1,0 +1,1554 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The finder: the answer `PathFinder` would give for the current path list, or None. Work of each import, so it is C.
+ *
+ * Reading order: `Manifest` (one mapped manifest, its packs), `Folder` (one path entry: the manifest's table of that
+ * folder while its stamp holds, a live listing once it does not), `Finder` with `find` (a search), `consider` (one
+ * folder's answer) and `make_spec`; last `velo_serve`, which makes the code of a module that was found.
+ *
+ * The twin, and the truth, is velo_import/hook/finder.py with manifest.py; the stories are told with both. What is
+ * rare is done here by calling the same Python functions that the twin calls.
+ *
+ * Python code may run in the middle of a search (path hooks, a program's own path list), and may search again or
+ * call `invalidate_caches`: whatever is used after such a call is held by a reference.
+ */
+
+#include "core.h"
+#include "manifest.h"
+#include "stamps.h"
+
+#include <errno.h>
+#include <string.h>
+#include <structmember.h>
+#include <unistd.h>
+
+typedef struct {
+    PyObject_HEAD
+    Map *map;
+    velo_manifest content;
+    PyObject *path, *pack_folder; /* text */
+    uid_t owner;
+    PyObject **packs; /* for each pack a map, None for one that is not to be used, or NULL */
+    signed char *roots; /* for each root whether its stamp held, or -1 */
+    Py_ssize_t pack_count, root_count;
+} Manifest;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *path, *prefix, *cached; /* text: without, and with the final slash; of the folder __pycache__ */
+    PyObject *raw;                    /* the path in bytes */
+    PyObject *importer;               /* what sys.path_importer_cache held when the folder was opened */
+    PyObject *names;                  /* the listing, a set; NULL while the folder is what the block describes */
+    Manifest *manifest;               /* NULL when no manifest knows the folder */
+    velo_folder block;
+    velo_names table;
+    long long mtime, ctime;
+    unsigned long long inode;
+    int asks;     /* the kernel is asked on each use */
+    int verifies; /* payloads are compared with their checksum: left to the twin's loader */
+} Folder;
+
+typedef enum { SOURCE, EXTENSION, OTHER } Kind;
+
+enum {
+    MOST_SUFFIXES = 15,
+    MOST_MANIFESTS = 8, /* one that is named, and two in each of two stores */
+    FEW = 4             /* of folders on sys.path that no manifest knows */
+};
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *manifests; /* tuple */
+    PyObject *counts, *check, *zip_hook, *file_hook, *suffixes, *folders, *cached_suffix;
+    PyObject *spec_type, *loader_type;
+    PyObject *source_loader, *extension_loader, *file_finder, *path_finder, *path_finder_dict;
+    /* What CPython's own classes must still be for our answer to stand for theirs. */
+    PyObject *get_code, *exec_module, *compile, *file_finder_find, *path_finder_find;
+    PyObject *suffix[MOST_SUFFIXES];
+    Kind kind[MOST_SUFFIXES];
+    int suffix_count;
+    int verifies;
+    int unknown; /* folders on sys.path that no manifest knows */
+} Finder;
+
+/* What is searched for: the whole name, and its last part as text and bytes. */
+typedef struct {
+    PyObject *name, *tail;
+    PyObject *encoded; /* holds `bytes` for a name that is not plain UTF-8 */
+    const char *bytes;
+    size_t size;
+} Wanted;
+
+/* Outcome of one folder: a search ends with a spec, with None, or with an exception; otherwise it goes on. */
+typedef enum { ENDED, GOES_ON } Outcome;
+
+static State *state_of(void *object)
+{
+    return PyType_GetModuleState(Py_TYPE((PyObject *)object));
+}
+
+static void *allocate(PyObject *type)
+{
+    allocfunc allocate = (allocfunc)PyType_GetSlot((PyTypeObject *)type, Py_tp_alloc);
+    return allocate((PyTypeObject *)type, 0); /* zeroed */
+}
+
+static void release(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyObject *text_of(velo_span span)
+{
+    return PyUnicode_DecodeFSDefaultAndSize((const char *)span.start, (Py_ssize_t)span.size);
+}
+
+static PyObject *join(PyObject *first, PyObject *second, PyObject *third)
+{
+    PyObject *both = PyUnicode_Concat(first, second);
+    if (both == NULL || third == NULL)
+        return both;
+    PyObject *all = PyUnicode_Concat(both, third);
+    Py_DECREF(both);
+    return all;
+}
+
+static PyObject *none(void)
+{
+    Py_INCREF(Py_None);
+    return Py_None;
+}
+
+/* An interned text of the state; borrowed. */
+#define TEXT(state, which) ((state)->text[which])
+
+static int set_unusable(State *state, const char *reason)
+{
+    PyErr_SetString(state->unusable, reason);
+    return -1;
+}
+
+/* -- manifest -------------------------------------------------------------------------------------------------- */
+
+/* Map a file that only its owner (we, root, or the store's) could have written. */
+static Map *map_private(State *state, PyObject *path, uid_t owner, struct stat *status)
+{
+    PyObject *raw = NULL;
+    if (!PyUnicode_FSConverter(path, &raw))
+        return NULL;
+    PyObject *map = velo_map(state, raw, status);
+    Py_DECREF(raw);
+    if (map != NULL && ((status->st_uid != 0 && status->st_uid != geteuid() && status->st_uid != owner) ||
+                        (status->st_mode & 0022))) {
+        Py_CLEAR(map);
+        set_unusable(state, "owner");
+    }
+    return (Map *)map;
+}
+
+PyObject *velo_map_private(PyObject *module, PyObject *arguments)
+{
+    State *state = PyModule_GetState(module);
+    PyObject *path;
+    unsigned long owner;
+    struct stat status;
+    if (!PyArg_ParseTuple(arguments, "Uk", &path, &owner))
+        return NULL;
+    Map *map = map_private(state, path, (uid_t)owner, &status);
+    if (map == NULL)
+        return NULL;
+    return Py_BuildValue("N(LLLK)", (PyObject *)map, (long long)status.st_size, nanoseconds(MTIME(status)),
+                         nanoseconds(CTIME(status)), (unsigned long long)status.st_ino);
+}
+
+static void manifest_dealloc(PyObject *self)
+{
+    Manifest *manifest = (Manifest *)self;
+    for (Py_ssize_t i = 0; manifest->packs != NULL && i < manifest->pack_count; i++)
+        Py_XDECREF(manifest->packs[i]);
+    PyMem_Free(manifest->packs);
+    PyMem_Free(manifest->roots);
+    Py_XDECREF((PyObject *)manifest->map);
+    Py_XDECREF(manifest->path);
+    Py_XDECREF(manifest->pack_folder);
+    release(self);
+}
+
+/* The identity without the prefix, or the prefix: what stands before or behind the first NUL. */
+static velo_span identity_part(Manifest *manifest, int is_prefix)
+{
+    velo_span whole = manifest->content.section[VELO_IDENTITY];
+    const uint8_t *end = whole.size ? memchr(whole.start, 0, (size_t)whole.size) : NULL;
+    uint64_t length = end == NULL ? whole.size : (uint64_t)(end - whole.start);
+    if (!is_prefix)
+        return (velo_span){whole.start, length};
+    return end == NULL ? (velo_span){whole.start, 0} : (velo_span){end + 1, whole.size - length - 1};
+}
+
+static PyObject *manifest_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+{
+    (void)keywords;
+    State *state = PyType_GetModuleState(type);
+    PyObject *path, *pack_folder;
+    const char *identity;
+    Py_ssize_t identity_size;
+    unsigned long owner = 0;
+    if (!PyArg_ParseTuple(arguments, "UUy#|k", &path, &pack_folder, &identity, &identity_size, &owner))
+        return NULL;
+    Manifest *manifest = allocate((PyObject *)type);
+    if (manifest == NULL)
+        return NULL;
+    Py_INCREF(path);
+    manifest->path = path;
+    Py_INCREF(pack_folder);
+    manifest->pack_folder = pack_folder;
+    manifest->owner = (uid_t)owner;
+    struct stat status;
+    manifest->map = map_private(state, path, manifest->owner, &status);
+    if (manifest->map == NULL)
+        goto refused;
+    velo_verdict verdict = velo_manifest_open(&manifest->content, (const uint8_t *)manifest->map->start,
+                                              (uint64_t)manifest->map->size);
+    if (verdict != VELO_FOUND) {
+        set_unusable(state, verdict == VELO_NO_MANIFEST ? "not a manifest" : "damaged");
+        goto refused;
+    }
+    velo_span own = identity_part(manifest, 0);
+    if (own.size != (uint64_t)identity_size || memcmp(own.start, identity, (size_t)own.size) != 0) {
+        set_unusable(state, "build");
+        goto refused;
+    }
+    manifest->pack_count = (Py_ssize_t)(manifest->content.section[VELO_PACKS].size / 48);
+    manifest->root_count = (Py_ssize_t)(manifest->content.section[VELO_ROOTS].size / 48);
+    manifest->packs = PyMem_Calloc((size_t)manifest->pack_count + 1, sizeof(PyObject *));
+    manifest->roots = PyMem_Malloc((size_t)manifest->root_count + 1);
+    if (manifest->packs == NULL || manifest->roots == NULL) {
+        PyErr_NoMemory();
+        goto refused;
+    }
+    memset(manifest->roots, -1, (size_t)manifest->root_count + 1);
+    return (PyObject *)manifest;
+
+refused:
+    Py_DECREF((PyObject *)manifest);
+    return NULL;
+}
+
+/* One mapped pack, or None when it is gone, foreign, or no longer what was verified; borrowed. */
+static PyObject *manifest_pack(State *state, Manifest *manifest, uint64_t index)
+{
+    if (index < (uint64_t)manifest->pack_count && manifest->packs[index] != NULL)
+        return manifest->packs[index];
+    velo_pack pack;
+    if (velo_manifest_pack(&manifest->content, index, &pack) != VELO_FOUND)
+        return Py_None;
+    PyObject *map = NULL;
+    struct stat status;
+    PyObject *name = text_of(pack.name);
+    PyObject *path = name == NULL ? NULL : join(manifest->pack_folder, TEXT(state, SLASH), name);
+    if (path != NULL)
+        map = (PyObject *)map_private(state, path, manifest->owner, &status);
+    Py_XDECREF(path);
+    Py_XDECREF(name);
+    if (map != NULL && (pack.size != (uint64_t)status.st_size || pack.mtime != nanoseconds(MTIME(status)) ||
+                        pack.ctime != nanoseconds(CTIME(status)) || pack.inode != status.st_ino))
+        Py_CLEAR(map);
+    if (map == NULL) {
+        PyErr_Clear();
+        Py_INCREF(Py_None);
+        map = Py_None;
+    }
+    manifest->packs[index] = map;
+    return map;
+}
+
+/* Whether folders of this root are compared with the kernel on each use; -1 for an error. */
+static int root_asks(State *state, Manifest *manifest, uint64_t index, int check)
+{
+    velo_root root;
+    if (velo_manifest_root(&manifest->content, index, &root) != VELO_FOUND)
+        return set_unusable(state, "damaged");
+    if (check < 0)
+        check = (int)root.check;
+    if (check == VELO_CHECK_NEVER)
+        return 0;
+    if (check != VELO_CHECK_ROOT)
+        return 1;
+    if (manifest->roots[index] < 0) {
+        struct stat status;
+        PyObject *path = PyBytes_FromStringAndSize((const char *)root.path.start, (Py_ssize_t)root.path.size);
+        if (path == NULL)
+            return -1;
+        /* No inode here: network file systems renumber on each mount. */
+        manifest->roots[index] = stat(PyBytes_AsString(path), &status) == 0 &&
+                                 nanoseconds(MTIME(status)) == root.mtime &&
+                                 nanoseconds(CTIME(status)) == root.ctime;
+        Py_DECREF(path);
+    }
+    return !manifest->roots[index];
+}
+
+static PyObject *manifest_get_prefix(PyObject *self, PyObject *nothing)
+{
+    (void)nothing;
+    velo_span prefix = identity_part((Manifest *)self, 1);
+    return PyBytes_FromStringAndSize((const char *)prefix.start, (Py_ssize_t)prefix.size);
+}
+
+static PyObject *manifest_get_root(PyObject *self, PyObject *argument)
+{
+    velo_root root;
+    uint64_t index = PyLong_AsUnsignedLongLong(argument);
+    if (PyErr_Occurred())
+        return NULL;
+    if (velo_manifest_root(&((Manifest *)self)->content, index, &root) != VELO_FOUND) {
+        set_unusable(state_of(self), "damaged");
+        return NULL;
+    }
+    return Py_BuildValue("(NILLK)", text_of(root.path), root.check, (long long)root.mtime, (long long)root.ctime,
+                         (unsigned long long)root.inode);
+}
+
+static PyObject *manifest_get_pack_name(PyObject *self, PyObject *argument)
+{
+    velo_pack pack;
+    uint64_t index = PyLong_AsUnsignedLongLong(argument);
+    if (PyErr_Occurred())
+        return NULL;
+    if (velo_manifest_pack(&((Manifest *)self)->content, index, &pack) != VELO_FOUND) {
+        set_unusable(state_of(self), "damaged");
+        return NULL;
+    }
+    return text_of(pack.name);
+}
+
+static PyObject *manifest_get_pack(PyObject *self, PyObject *argument)
+{
+    uint64_t index = PyLong_AsUnsignedLongLong(argument);
+    PyObject *pack = PyErr_Occurred() ? NULL : manifest_pack(state_of(self), (Manifest *)self, index);
+    Py_XINCREF(pack);
+    return pack;
+}
+
+/* -- folder ---------------------------------------------------------------------------------------------------- */
+
+static void folder_dealloc(PyObject *self)
+{
+    Folder *folder = (Folder *)self;
+    velo_names_free(&folder->table);
+    Py_XDECREF(folder->path);
+    Py_XDECREF(folder->prefix);
+    Py_XDECREF(folder->cached);
+    Py_XDECREF(folder->raw);
+    Py_XDECREF(folder->importer);
+    Py_XDECREF(folder->names);
+    Py_XDECREF((PyObject *)folder->manifest);
+    release(self);
+}
+
+/* The folder of this path as no manifest knows it: no stamp can be -1, so that its first use lists it. */
+static Folder *new_folder(State *state, PyObject *path, PyObject *importer)
+{
+    Folder *folder = allocate(state->folder_type);
+    if (folder == NULL)
+        return NULL;
+    Py_INCREF(path);
+    folder->path = path;
+    Py_INCREF(importer);
+    folder->importer = importer;
+    folder->asks = 1;
+    folder->mtime = folder->ctime = -1;
+    folder->inode = (unsigned long long)-1;
+    Py_ssize_t length = PyUnicode_GetLength(path), size = length;
+    while (size > 0 && PyUnicode_ReadChar(path, size - 1) == '/')
+        size--;
+    PyObject *stem = PyUnicode_Substring(path, 0, size);
+    if (stem != NULL) {
+        folder->prefix = PyUnicode_Concat(stem, TEXT(state, SLASH));
+        folder->cached = PyUnicode_Concat(stem, TEXT(state, PYCACHE));
+        Py_DECREF(stem);
+    }
+    if (folder->prefix == NULL || folder->cached == NULL || !PyUnicode_FSConverter(path, &folder->raw)) {
+        Py_DECREF((PyObject *)folder);
+        return NULL;
+    }
+    return folder;
+}
+
+/* Let the folder be what this block of the manifest describes. */
+static int take_block(State *state, Folder *folder, Manifest *manifest, const velo_folder *block)
+{
+    velo_names table;
+    velo_verdict verdict = velo_names_make(&table, block);
+    if (verdict == VELO_ABSENT) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (verdict != VELO_FOUND)
+        return set_unusable(state, "damaged");
+    Py_INCREF((PyObject *)manifest);
+    folder->manifest = manifest;
+    folder->block = *block;
+    folder->table = table;
+    folder->mtime = block->mtime;
+    folder->ctime = block->ctime;
+    folder->inode = block->inode;
+    return 0;
+}
+
+/* What the manifest says about this folder: 1, 0 when it does not know it, -1 for an error. */
+static int read_block(State *state, Folder *folder, Manifest *manifest, velo_folder *block)
+{
+    velo_verdict verdict = velo_manifest_folder(&manifest->content, PyBytes_AsString(folder->raw),
+                                                (size_t)PyBytes_Size(folder->raw), block);
+    if (verdict == VELO_DAMAGED)
+        return set_unusable(state, "damaged");
+    return verdict == VELO_FOUND;
+}
+
+static int is_current(Folder *folder)
+{
+    return !folder->asks || velo_compare(PyBytes_AsString(folder->raw), -1, folder->mtime, folder->ctime,
+                                         folder->inode) == UNCHANGED;
+}
+
+/* Compare the folder with its stamp; list it if it has moved, as `FileFinder` does on each use. */
+static int ask(State *state, Folder *folder)
+{
+    if (is_current(folder))
+        return 0;
+    struct stat status;
+    PyObject *listing = NULL;
+    if (stat(PyBytes_AsString(folder->raw), &status) == 0)
+        listing = PyObject_CallFunctionObjArgs(state->listdir, folder->path, NULL);
+    int is_there = listing != NULL;
+    if (PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_OSError))
+            return -1;
+        PyErr_Clear();
+    }
+    PyObject *names = PySet_New(listing);
+    Py_XDECREF(listing);
+    if (names == NULL)
+        return -1;
+    PyObject *before = folder->names;
+    folder->names = names;
+    Py_XDECREF(before);
+    folder->mtime = is_there ? nanoseconds(MTIME(status)) : -1;
+    folder->ctime = is_there ? nanoseconds(CTIME(status)) : -1;
+    folder->inode = is_there ? (unsigned long long)status.st_ino : (unsigned long long)-1;
+    return 0;
+}
+
+static PyObject *folder_get_records(PyObject *self, void *closure)
+{
+    (void)closure;
+    Folder *folder = (Folder *)self;
+    Py_ssize_t start = 0, end = 0;
+    if (folder->manifest != NULL) {
+        start = folder->block.records - folder->manifest->content.data;
+        end = start + (Py_ssize_t)folder->block.modules * 8 * VELO_WORDS;
+    }
+    PyObject *source = folder->manifest == NULL ? PyBytes_FromStringAndSize(NULL, 0) : NULL;
+    PyObject *view = PyMemoryView_FromObject(source == NULL ? (PyObject *)folder->manifest->map : source);
+    PyObject *slice = view == NULL ? NULL : PySequence_GetSlice(view, start, end);
+    PyObject *words = slice == NULL ? NULL : PyObject_CallMethod(slice, "cast", "s", "Q");
+    Py_XDECREF(source);
+    Py_XDECREF(view);
+    Py_XDECREF(slice);
+    return words;
+}
+
+static PyObject *folder_get_table(PyObject *self, void *closure)
+{
+    (void)closure;
+    Folder *folder = (Folder *)self;
+    PyObject *table = PyDict_New();
+    for (uint64_t i = 0; table != NULL && folder->manifest != NULL && i < folder->block.modules; i++) {
+        const char *start = (const char *)folder->block.names.start + folder->table.starts[i];
+        Py_ssize_t length = (Py_ssize_t)(folder->table.starts[i + 1] - folder->table.starts[i]) - 1;
+        PyObject *name = PyUnicode_DecodeUTF8(start, length, "surrogateescape");
+        PyObject *place = PyLong_FromUnsignedLongLong(i * VELO_WORDS);
+        if (name == NULL || place == NULL || PyDict_SetItem(table, name, place) < 0)
+            Py_CLEAR(table);
+        Py_XDECREF(name);
+        Py_XDECREF(place);
+    }
+    return table;
+}
+
+static PyObject *folder_get_root(PyObject *self, void *closure)
+{
+    (void)closure;
+    return PyLong_FromUnsignedLongLong(((Folder *)self)->block.root);
+}
+
+static PyObject *manifest_get_block(PyObject *self, PyObject *argument)
+{
+    State *state = state_of(self);
+    char *raw;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(argument, &raw, &size) < 0)
+        return NULL;
+    PyObject *path = PyUnicode_DecodeFSDefaultAndSize(raw, size);
+    Folder *folder = path == NULL ? NULL : new_folder(state, path, Py_None);
+    Py_XDECREF(path);
+    velo_folder block;
+    int found = folder == NULL ? -1 : read_block(state, folder, (Manifest *)self, &block);
+    if (found == 1 && (found = take_block(state, folder, (Manifest *)self, &block)) == 0)
+        return (PyObject *)folder;
+    Py_XDECREF((PyObject *)folder);
+    if (found < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* -- search ---------------------------------------------------------------------------------------------------- */
+
+static PyObject *sys_get(State *state, int which) /* borrowed; NULL without an exception when it is not there */
+{
+    return PyDict_GetItemWithError(state->sys, TEXT(state, which));
+}
+
+static int defer(Finder *finder, const char *reason)
+{
+    PyObject *done = PyObject_CallMethod(finder->counts, "defer", "s", reason);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+static int defer_origin(Finder *finder, const char *method, const char *reason, PyObject *name, PyObject *origin)
+{
+    PyObject *done = PyObject_CallMethod(finder->counts, method, "sOO", reason, name, origin);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+static int add_to_count(State *state, PyObject *counts, int which)
+{
+    PyObject *before = PyObject_GetAttr(counts, TEXT(state, which));
+    PyObject *after = before == NULL ? NULL : PyNumber_Add(before, state->one);
+    int failed = after == NULL || PyObject_SetAttr(counts, TEXT(state, which), after) < 0;
+    Py_XDECREF(before);
+    Py_XDECREF(after);
+    return failed ? -1 : 0;
+}
+
+/* Whether an attribute of a class is still this object; -1 for an error. */
+static int is_still(PyObject *class, PyObject *name, PyObject *known)
+{
+    PyObject *found = PyObject_GetAttr(class, name);
+    Py_XDECREF(found);
+    return found == NULL ? -1 : found == known;
+}
+
+/* Whether all whose behaviour our answer stands for are as CPython made them; -1 for an error. */
+static int is_import_system_ours(State *state, Finder *finder)
+{
+    PyObject *hooks = sys_get(state, PATH_HOOKS);
+    if (hooks == NULL || !PyList_Check(hooks) || PyList_Size(hooks) < 2 ||
+        PyList_GetItem(hooks, 0) != finder->zip_hook || PyList_GetItem(hooks, 1) != finder->file_hook)
+        return PyErr_Occurred() ? -1 : 0;
+    int is_ours = is_still(finder->source_loader, TEXT(state, GET_CODE), finder->get_code);
+    if (is_ours == 1)
+        is_ours = is_still(finder->source_loader, TEXT(state, EXEC_MODULE), finder->exec_module);
+    if (is_ours == 1)
+        is_ours = is_still(finder->source_loader, TEXT(state, SOURCE_TO_CODE), finder->compile);
+    if (is_ours == 1)
+        is_ours = is_still(finder->file_finder, TEXT(state, FIND_SPEC), finder->file_finder_find);
+    if (is_ours != 1)
+        return is_ours;
+    /* From the class's own dictionary: asked for by name, a class method is another object each time. */
+    PyObject *find = PyObject_GetItem(finder->path_finder_dict, TEXT(state, FIND_SPEC));
+    Py_XDECREF(find);
+    if (find != finder->path_finder_find)
+        return find == NULL ? -1 : 0;
+    PyObject *finders = sys_get(state, META_PATH);
+    return finders == NULL ? (PyErr_Occurred() ? -1 : 0) : PySequence_Contains(finders, finder->path_finder);
+}
+
+/* The mask a manifest would record for this name in a folder that lists `names`; -1 for an error. */
+static int live_mask(Finder *finder, PyObject *names, PyObject *tail)
+{
+    int mask = PySet_Contains(names, tail);
+    for (int i = 0; mask >= 0 && i < finder->suffix_count; i++) {
+        PyObject *file = PyUnicode_Concat(tail, finder->suffix[i]);
+        int is_there = file == NULL ? -1 : PySet_Contains(names, file);
+        Py_XDECREF(file);
+        mask = is_there < 0 ? -1 : mask | is_there << (i + 1);
+    }
+    return mask;
+}
+
+/* Leave a module to `PathFinder` because the manifest does not know it as the folder lists it now. */
+static int leave_unknown(State *state, Finder *finder, PyObject *name, Folder *folder, PyObject *tail, int mask)
+{
+    for (int i = 0; i < finder->suffix_count; i++) {
+        if (!(mask & 2 << i))
+            continue;
+        PyObject *origin = join(folder->prefix, tail, finder->suffix[i]);
+        if (origin == NULL)
+            return -1;
+        int done = folder->manifest == NULL
+                       ? defer_origin(finder, "defer_learnable", "folder not known", name, origin)
+                       : defer_origin(finder, "defer_stale", "folder changed", name, origin);
+        Py_DECREF(origin);
+        return done;
+    }
+    if (PyUnicode_Compare(tail, TEXT(state, INIT)) != 0) {
+        /* Only the bare name is there: a package that is new, or a namespace. */
+        PyObject *path = join(folder->prefix, tail, NULL);
+        Folder *child = path == NULL ? NULL : new_folder(state, path, Py_None);
+        Py_XDECREF(path);
+        int inner = child == NULL || ask(state, child) < 0 ? -1
+                    : child->names == NULL               ? 0
+                                                         : live_mask(finder, child->names, TEXT(state, INIT));
+        if (inner > VELO_BARE_NAME)
+            inner = leave_unknown(state, finder, name, child, TEXT(state, INIT), inner) < 0 ? -1 : -2;
+        Py_XDECREF((PyObject *)child);
+        if (inner < 0)
+            return inner == -2 ? 0 : -1;
+    }
+    return defer(finder, "namespace package");
+}
+
+/* Count a manifest that is damaged, and go on with the next; any other error stands. */
+static int count_damage(State *state, Finder *finder)
+{
+    if (!PyErr_ExceptionMatches(state->unusable))
+        return -1;
+    PyErr_Clear();
+    return add_to_count(state, finder->counts, ERRORS);
+}
+
+/* The first block whose stamp holds, else the first there is; and whether to ask on each use. */
+static int choose_block(State *state, Finder *finder, Folder *folder)
+{
+    struct {
+        Manifest *manifest;
+        velo_folder block;
+        int asks;
+    } known[MOST_MANIFESTS];
+    int check = -1, count = 0, chosen = 0;
+    if (finder->check != Py_None && (check = (int)PyLong_AsLong(finder->check)) < 0 && PyErr_Occurred())
+        return -1;
+    for (Py_ssize_t i = 0; i < PyTuple_Size(finder->manifests); i++) {
+        Manifest *manifest = (Manifest *)PyTuple_GetItem(finder->manifests, i);
+        int found = read_block(state, folder, manifest, &known[count].block);
+        int asks = found == 1 ? root_asks(state, manifest, known[count].block.root, check) : 0;
+        if ((found < 0 || asks < 0) && count_damage(state, finder) < 0)
+            return -1;
+        if (found != 1 || asks < 0)
+            continue;
+        known[count].manifest = manifest;
+        known[count++].asks = asks;
+    }
+    for (int i = 0; count > 1 && i < count; i++) {
+        const velo_folder *block = &known[i].block;
+        if (!known[i].asks || velo_compare(PyBytes_AsString(folder->raw), -1, block->mtime, block->ctime,
+                                           block->inode) == UNCHANGED) {
+            chosen = i;
+            break;
+        }
+    }
+    if (count == 0)
+        return 0;
+    if (take_block(state, folder, known[chosen].manifest, &known[chosen].block) < 0)
+        return count_damage(state, finder); /* as if no manifest knew it */
+    folder->asks = known[chosen].asks;
+    return 0;
+}
+
+/* The folder of a path entry; None if `PathFinder` would skip it, else an importer that is not ours. New reference. */
+static PyObject *open_folder(State *state, Finder *finder, PyObject *entry, int is_on_sys_path);
+
+/* As it was opened before, unless its importer has changed. */
+static PyObject *get_folder(State *state, Finder *finder, PyObject *entry, int is_on_sys_path)
+{
+    if (!PyUnicode_Check(entry))
+        return none();
+    entry = PyUnicode_FromObject(entry); /* exactly text: what a subclass might do is its own business */
+    if (entry == NULL)
+        return NULL;
+    PyObject *known = PyDict_GetItemWithError(finder->folders, entry);
+    if (known != NULL) {
+        PyObject *importers = sys_get(state, PATH_IMPORTER_CACHE);
+        Py_INCREF(known);
+        PyObject *importer = importers == NULL ? NULL : PyDict_GetItemWithError(importers, entry);
+        if ((importer == NULL ? Py_None : importer) != ((Folder *)known)->importer || PyErr_Occurred())
+            Py_CLEAR(known);
+    }
+    if (known == NULL && !PyErr_Occurred())
+        known = open_folder(state, finder, entry, is_on_sys_path);
+    Py_DECREF(entry);
+    return known;
+}
+
+/* The importer's own path, if it is a `FileFinder` as CPython makes them; NULL otherwise, or for an error. */
+static PyObject *path_of_importer(State *state, Finder *finder, PyObject *importer)
+{
+    if ((PyObject *)Py_TYPE(importer) != finder->file_finder)
+        return NULL;
+    PyObject *loaders = PyObject_GetAttr(importer, TEXT(state, LOADERS));
+    int is_ours = loaders == NULL ? -1 : PyObject_RichCompareBool(loaders, finder->suffixes, Py_EQ);
+    Py_XDECREF(loaders);
+    PyObject *path = is_ours == 1 ? PyObject_GetAttr(importer, TEXT(state, PATH)) : NULL;
+    if (path != NULL && !PyUnicode_Check(path))
+        Py_CLEAR(path);
+    return path;
+}
+
+static PyObject *open_folder(State *state, Finder *finder, PyObject *entry, int is_on_sys_path)
+{
+    PyObject *key = NULL, *importer = NULL, *path = NULL, *answer = NULL;
+    Folder *folder = NULL;
+    int is_current_folder = PyUnicode_GetLength(entry) == 0;
+    if (is_current_folder) {
+        key = PyObject_CallFunctionObjArgs(state->getcwd, NULL);
+        if (key == NULL && PyErr_ExceptionMatches(PyExc_FileNotFoundError)) {
+            PyErr_Clear();
+            return none();
+        }
+    } else {
+        key = entry;
+        Py_INCREF(key);
+    }
+    PyObject *importers = key == NULL ? NULL : sys_get(state, PATH_IMPORTER_CACHE);
+    if (importers == NULL || !PyDict_Check(importers))
+        goto done;
+    importer = PyDict_GetItemWithError(importers, key);
+    Py_XINCREF(importer);
+    PyObject *known = PyErr_Occurred() ? NULL : PyDict_GetItemWithError(finder->folders, key); /* borrowed */
+    if (PyErr_Occurred())
+        goto done;
+    if (is_current_folder && known != NULL && ((Folder *)known)->importer == (importer ? importer : Py_None)) {
+        Py_INCREF(known);
+        answer = known;
+        goto done;
+    }
+    if (importer == NULL) {
+        folder = new_folder(state, key, Py_None);
+        if (folder == NULL || choose_block(state, finder, folder) < 0)
+            goto done;
+        if (folder->manifest == NULL && is_on_sys_path) {
+            importer = PyObject_CallMethod(finder->path_finder, "_path_importer_cache", "O", key);
+            if (importer == NULL)
+                goto done;
+            known = PyDict_GetItemWithError(finder->folders, key); /* path hooks may have searched as well */
+            if (PyErr_Occurred())
+                goto done;
+            if (known == NULL && ++finder->unknown == FEW + 1) {
+                /* A single script in a new folder is not worth a learner; a long path listed at each start is. */
+                PyObject *wanted = PyObject_GetAttrString(finder->counts, "wanted");
+                PyObject *nothing = wanted == NULL ? NULL : PyUnicode_FromStringAndSize("", 0);
+                int failed = nothing == NULL || PyMapping_SetItemString(wanted, "sys.path", nothing) < 0;
+                Py_XDECREF(wanted);
+                Py_XDECREF(nothing);
+                if (failed)
+                    goto done;
+            }
+            Py_CLEAR(folder);
+        }
+    }
+    if (importer == Py_None) {
+        answer = importer;
+        Py_INCREF(answer);
+        goto done;
+    }
+    if (importer != NULL) {
+        path = path_of_importer(state, finder, importer);
+        if (path == NULL) {
+            if (!PyErr_Occurred()) {
+                answer = importer;
+                Py_INCREF(answer);
+            }
+            goto done;
+        }
+        known = PyDict_GetItemWithError(finder->folders, key);
+        if (known != NULL && PyUnicode_Compare(((Folder *)known)->path, path) == 0) {
+            /* PathFinder has made its own meanwhile; ours is as good as before. */
+            PyObject *before = ((Folder *)known)->importer;
+            Py_INCREF(importer);
+            ((Folder *)known)->importer = importer;
+            Py_INCREF(known);
+            answer = known;
+            Py_DECREF(before);
+            goto done;
+        }
+        if (PyErr_Occurred())
+            goto done;
+        folder = new_folder(state, path, importer);
+        if (folder == NULL || choose_block(state, finder, folder) < 0)
+            goto done;
+    }
+    /* Without an importer PathFinder would make a FileFinder now. We spare that: the hooks are CPython's own. */
+    folder->verifies = finder->verifies;
+    if (PyDict_SetItem(finder->folders, key, (PyObject *)folder) == 0) {
+        answer = (PyObject *)folder;
+        Py_INCREF(answer);
+    }
+done:
+    Py_XDECREF((PyObject *)folder);
+    Py_XDECREF(path);
+    Py_XDECREF(importer);
+    Py_XDECREF(key);
+    if (answer == NULL && !PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "no path importer cache");
+    return answer;
+}
+
+static int is_regular_file(PyObject *path)
+{
+    PyObject *raw = NULL;
+    if (!PyUnicode_FSConverter(path, &raw))
+        return -1;
+    struct stat status;
+    int is_regular = stat(PyBytes_AsString(raw), &status) == 0 && S_ISREG(status.st_mode);
+    Py_DECREF(raw);
+    return is_regular;
+}
+
+/* A loader of ours, and the path of the `.pyc` that it stands for. */
+static PyObject *make_loader(State *state, Finder *finder, PyObject *name, PyObject *origin, Folder *folder,
+                             int64_t index, PyObject *cached)
+{
+    PyObject *at = PyLong_FromLongLong(index * VELO_WORDS);
+    PyObject *loader =
+        at == NULL ? NULL : PyObject_CallFunctionObjArgs(finder->loader_type, name, origin, NULL);
+    if (loader != NULL && (PyObject_SetAttr(loader, TEXT(state, FOLDER), (PyObject *)folder) < 0 ||
+                           PyObject_SetAttr(loader, TEXT(state, AT), at) < 0 ||
+                           PyObject_SetAttr(loader, TEXT(state, COUNTS), finder->counts) < 0 ||
+                           PyObject_SetAttr(loader, TEXT(state, CACHED_PATH), cached) < 0))
+        Py_CLEAR(loader);
+    Py_XDECREF(at);
+    return loader;
+}
+
+/* The spec of the module whose record this is; None when it is left to `PathFinder`, NULL for an error. */
+static PyObject *make_spec(State *state, Finder *finder, PyObject *name, PyObject *tail, Folder *folder, int64_t index,
+                           int is_package)
+{
+    uint64_t head = velo_word(folder->block.records, (size_t)index * VELO_WORDS);
+    if (head & VELO_DEFER)
+        return defer(finder, "left to Python") < 0 ? NULL : none();
+    int suffix = (int)(head >> 16 & 0xFF) - 1;
+    if (suffix < 0 || suffix >= finder->suffix_count) {
+        set_unusable(state, "damaged");
+        return NULL;
+    }
+    Kind kind = finder->kind[suffix];
+    PyObject *cached = NULL, *loader = NULL, *spec = NULL, *places = NULL;
+    PyObject *origin = join(folder->prefix, tail, finder->suffix[suffix]);
+    if (origin == NULL)
+        return NULL;
+    /* The listing says that the name is there; whether it is still a file only the kernel knows, once the folder
+     * has changed or the name is a link. */
+    if (folder->names != NULL || (folder->asks && (head & VELO_IS_LINK || kind == EXTENSION))) {
+        int is_there = is_regular_file(origin);
+        if (is_there <= 0) {
+            if (is_there == 0 && defer_origin(finder, "defer_stale", "folder changed", name, origin) == 0)
+                spec = none();
+            goto done;
+        }
+    }
+    if (kind == OTHER || (kind == SOURCE && head >> 32 == 0)) {
+        int done = kind == OTHER ? defer(finder, "sourceless module")
+                                 : defer_origin(finder, "defer_learnable", "no bytecode yet", name, origin);
+        spec = done < 0 ? NULL : none();
+        goto done;
+    }
+    if (kind == SOURCE) {
+        cached = join(folder->cached, tail, finder->cached_suffix);
+        loader = cached == NULL ? NULL : make_loader(state, finder, name, origin, folder, index, cached);
+    } else {
+        loader = PyObject_CallFunctionObjArgs(finder->extension_loader, name, origin, NULL);
+    }
+    if (loader == NULL)
+        goto done;
+    PyObject *arguments = PyTuple_Pack(2, name, loader);
+    PyObject *keywords = arguments == NULL ? NULL : PyDict_New();
+    if (keywords != NULL && PyDict_SetItem(keywords, TEXT(state, ORIGIN), origin) == 0)
+        spec = PyObject_Call(finder->spec_type, arguments, keywords);
+    Py_XDECREF(arguments);
+    Py_XDECREF(keywords);
+    if (spec == NULL)
+        goto done;
+    PyObject *prefix = sys_get(state, PYCACHE_PREFIX);
+    if ((prefix == NULL && PyErr_Occurred()) ||
+        (kind == SOURCE && prefix == Py_None && PyObject_SetAttr(spec, TEXT(state, CACHED_PATH), cached) < 0) ||
+        PyObject_SetAttr(spec, TEXT(state, SET_FILEATTR), Py_True) < 0 ||
+        (kind == EXTENSION && add_to_count(state, finder->counts, NATIVE) < 0))
+        goto failed;
+    if (is_package) {
+        places = PyList_New(1);
+        if (places == NULL)
+            goto failed;
+        Py_INCREF(folder->path);
+        PyList_SetItem(places, 0, folder->path);
+        if (PyObject_SetAttr(spec, TEXT(state, LOCATIONS), places) < 0)
+            goto failed;
+    }
+    goto done;
+
+failed:
+    Py_CLEAR(spec);
+done:
+    Py_XDECREF(places);
+    Py_XDECREF(loader);
+    Py_XDECREF(cached);
+    Py_DECREF(origin);
+    return spec;
+}
+
+/* What this folder offers under the name, by its record. */
+static Outcome answer(State *state, Finder *finder, const Wanted *wanted, Folder *folder, int64_t index,
+                      PyObject **spec)
+{
+    uint64_t head = velo_word(folder->block.records, (size_t)index * VELO_WORDS);
+    int has_file = (head & VELO_MASK & ~(uint64_t)VELO_BARE_NAME) != 0;
+    *spec = NULL;
+    if (head & VELO_IS_FOLDER) {
+        PyObject *path = join(folder->prefix, wanted->tail, NULL);
+        PyObject *found = path == NULL ? NULL : get_folder(state, finder, path, 0);
+        Py_XDECREF(path);
+        if (found == NULL)
+            return ENDED;
+        if ((PyObject *)Py_TYPE(found) != state->folder_type) {
+            Py_DECREF(found);
+            *spec = defer(finder, "other importer") < 0 ? NULL : none();
+            return ENDED;
+        }
+        Folder *child = (Folder *)found;
+        int64_t inner = -1;
+        int known = 0, mask = 0, is_over = 1;
+        if (child->asks && ask(state, child) < 0)
+            goto done;
+        inner = velo_names_find(&child->table, &child->block, "__init__", 8);
+        known = inner < 0 ? 0 : (int)(velo_word(child->block.records, (size_t)inner * VELO_WORDS) & VELO_MASK);
+        if (child->names != NULL) {
+            mask = live_mask(finder, child->names, TEXT(state, INIT));
+            if (mask < 0)
+                goto done;
+            if (mask != known) {
+                if (leave_unknown(state, finder, wanted->name, child, TEXT(state, INIT), mask) == 0)
+                    *spec = none();
+                goto done;
+            }
+        }
+        if (known > VELO_BARE_NAME)
+            *spec = make_spec(state, finder, wanted->name, TEXT(state, INIT), child, inner, 1);
+        else if (!has_file)
+            *spec = defer(finder, "namespace package") < 0 ? NULL : none();
+        else
+            is_over = 0;
+    done:
+        Py_DECREF(found);
+        if (is_over)
+            return ENDED;
+    }
+    if (!has_file)
+        return GOES_ON;
+    *spec = make_spec(state, finder, wanted->name, wanted->tail, folder, index, 0);
+    return ENDED;
+}
+
+/* What a folder that has been asked offers. */
+static Outcome consider(State *state, Finder *finder, const Wanted *wanted, Folder *folder, PyObject **spec)
+{
+    int64_t index = velo_names_find(&folder->table, &folder->block, wanted->bytes, wanted->size);
+    *spec = NULL;
+    if (folder->names != NULL) {
+        int mask = live_mask(finder, folder->names, wanted->tail);
+        if (mask <= 0)
+            return mask < 0 ? ENDED : GOES_ON;
+        uint64_t head = index < 0 ? 0 : velo_word(folder->block.records, (size_t)index * VELO_WORDS);
+        if (index < 0 || (int)(head & VELO_MASK) != mask || (mask & VELO_BARE_NAME && !(head & VELO_IS_FOLDER))) {
+            if (leave_unknown(state, finder, wanted->name, folder, wanted->tail, mask) == 0)
+                *spec = none();
+            return ENDED;
+        }
+    } else if (index < 0) {
+        return GOES_ON;
+    }
+    return answer(state, finder, wanted, folder, index, spec);
+}
+
+/* Whether an importer that is not ours has nothing to say: the zip importer without the module. -1 for an error. */
+static int is_silent(Finder *finder, PyObject *importer, PyObject *name)
+{
+    if ((PyObject *)Py_TYPE(importer) != finder->zip_hook)
+        return 0;
+    PyObject *found = PyObject_CallMethod(importer, "find_spec", "O", name);
+    Py_XDECREF(found);
+    return found == NULL ? -1 : found == Py_None;
+}
+
+/* Whether a folder that was opened lists the name, as far as is known without asking; -1 for an error. */
+static int offers(State *state, Finder *finder, const Wanted *wanted, Folder *folder)
+{
+    if (folder->names == NULL && folder->manifest == NULL && ask(state, folder) < 0)
+        return -1;
+    if (folder->names == NULL)
+        return velo_names_find(&folder->table, &folder->block, wanted->bytes, wanted->size) >= 0;
+    int mask = live_mask(finder, folder->names, wanted->tail);
+    return mask < 0 ? -1 : mask > 0;
+}
+
+/* Whether the first folders of `sys.path`, opened a moment ago, still are what they were. */
+static int are_current(Finder *finder, PyObject *path, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *entry = PyList_GetItem(path, i); /* borrowed */
+        PyObject *folder = entry == NULL ? NULL : PyDict_GetItemWithError(finder->folders, entry);
+        if (PyErr_Occurred()) {
+            PyErr_Clear(); /* an entry that cannot be a key, or a list that has shrunk: the slow road sees it too */
+            return 0;
+        }
+        if (folder != NULL && !is_current((Folder *)folder))
+            return 0;
+    }
+    return 1;
+}
+
+/* `sys.path`, if every entry up to the first that offers the name is a folder or nothing at all, and all of them are
+ * what they were. Names that nobody offers cost no call to the kernel: PathFinder asks every folder then, and if it
+ * finds something after all, that is seen at exit. */
+static Outcome search_quickly(State *state, Finder *finder, const Wanted *wanted, PyObject *path, PyObject **spec)
+{
+    *spec = NULL;
+    for (Py_ssize_t i = 0; i < PyList_Size(path); i++) {
+        PyObject *entry = PyList_GetItem(path, i); /* borrowed */
+        if (PyUnicode_Check(entry) && PyUnicode_GetLength(entry) == 0)
+            return GOES_ON; /* the current folder, which may be another one at the next import */
+        Py_INCREF(entry);
+        PyObject *found = get_folder(state, finder, entry, 1);
+        Py_DECREF(entry);
+        if (found == NULL)
+            return ENDED;
+        int is_folder = (PyObject *)Py_TYPE(found) == state->folder_type;
+        if (!is_folder && found != Py_None) {
+            Py_DECREF(found);
+            return GOES_ON;
+        }
+        int is_there = is_folder ? offers(state, finder, wanted, (Folder *)found) : 0;
+        if (is_there == 1) {
+            Outcome outcome = GOES_ON;
+            if (are_current(finder, path, i) && is_current((Folder *)found))
+                outcome = consider(state, finder, wanted, (Folder *)found, spec);
+            Py_DECREF(found);
+            return outcome;
+        }
+        Py_DECREF(found);
+        if (is_there < 0)
+            return ENDED;
+    }
+    PyObject *absent = PyObject_GetAttrString(finder->counts, "absent");
+    if (absent != NULL && PySet_Add(absent, wanted->name) == 0 && defer(finder, "not found") == 0)
+        *spec = none();
+    Py_XDECREF(absent);
+    return ENDED;
+}
+
+static PyObject *search(State *state, Finder *finder, const Wanted *wanted, PyObject *path)
+{
+    PyObject *spec = NULL;
+    int is_on_sys_path = path == Py_None;
+    if (is_on_sys_path) {
+        path = sys_get(state, SYS_PATH);
+        if (path == NULL)
+            return NULL;
+    }
+    Py_INCREF(path);
+    if (is_on_sys_path && PyList_Check(path) && search_quickly(state, finder, wanted, path, &spec) == ENDED) {
+        Py_DECREF(path);
+        return spec;
+    }
+    PyObject *entries = PyObject_GetIter(path);
+    Py_DECREF(path);
+    if (entries == NULL)
+        return NULL;
+    Outcome outcome = GOES_ON;
+    PyObject *entry;
+    while (outcome == GOES_ON && (entry = PyIter_Next(entries)) != NULL) {
+        PyObject *found = get_folder(state, finder, entry, is_on_sys_path);
+        Py_DECREF(entry);
+        if (found == NULL) {
+            outcome = ENDED;
+        } else if ((PyObject *)Py_TYPE(found) == state->folder_type) {
+            Folder *folder = (Folder *)found;
+            outcome = folder->asks && ask(state, folder) < 0 ? ENDED
+                                                             : consider(state, finder, wanted, folder, &spec);
+        } else if (found != Py_None) {
+            int silent = is_silent(finder, found, wanted->name);
+            if (silent <= 0) {
+                outcome = ENDED;
+                if (silent == 0 && defer(finder, "other importer") == 0)
+                    spec = none();
+            }
+        }
+        Py_XDECREF(found);
+    }
+    Py_DECREF(entries);
+    if (outcome == ENDED || PyErr_Occurred())
+        return spec;
+    return defer(finder, "not found") < 0 ? NULL : none();
+}
+
+static PyObject *find(State *state, Finder *finder, PyObject *name, PyObject *path)
+{
+    int is_ours = state->sys == NULL ? -2 : is_import_system_ours(state, finder);
+    if (is_ours == -2)
+        return none(); /* the interpreter is being taken apart */
+    if (is_ours < 0)
+        return NULL;
+    if (!is_ours)
+        return defer(finder, "import system changed") < 0 ? NULL : none();
+    if (!PyUnicode_Check(name)) {
+        PyErr_SetString(PyExc_TypeError, "a name is text");
+        return NULL;
+    }
+    /* Searched for at each start, mostly in vain, and then again by PathFinder: asking twice gains nothing. */
+    if (PyUnicode_CompareWithASCIIString(name, "sitecustomize") == 0 ||
+        PyUnicode_CompareWithASCIIString(name, "usercustomize") == 0)
+        return none();
+    Wanted wanted = {.name = name};
+    Py_ssize_t length = PyUnicode_GetLength(name), dot = PyUnicode_FindChar(name, '.', 0, length, -1);
+    if (dot < -1)
+        return NULL;
+    wanted.tail = dot < 0 ? PyUnicode_FromObject(name) : PyUnicode_Substring(name, dot + 1, length);
+    if (wanted.tail == NULL)
+        return NULL;
+    Py_ssize_t size;
+    PyObject *spec = NULL;
+    wanted.bytes = PyUnicode_AsUTF8AndSize(wanted.tail, &size);
+    if (wanted.bytes == NULL) {
+        PyErr_Clear();
+        wanted.encoded = PyUnicode_AsEncodedString(wanted.tail, "utf-8", "surrogateescape");
+        if (wanted.encoded == NULL)
+            PyErr_Clear(); /* no file can have this name; an empty one is in no table */
+        size = wanted.encoded == NULL ? 0 : PyBytes_Size(wanted.encoded);
+        wanted.bytes = wanted.encoded == NULL ? "" : PyBytes_AsString(wanted.encoded);
+    }
+    wanted.size = (size_t)size;
+    spec = search(state, finder, &wanted, path);
+    Py_XDECREF(wanted.encoded);
+    Py_DECREF(wanted.tail);
+    return spec;
+}
+
+PyDoc_STRVAR(find_spec_doc, "find_spec(name, path=None, target=None)\n\n"
+                            "The spec `PathFinder` would return, or None to let it speak for itself.");
+
+static PyObject *finder_find_spec(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"name", "path", "target"};
+    PyObject *given[3] = {NULL, Py_None, Py_None};
+    Py_ssize_t named = keywords == NULL ? 0 : PyTuple_Size(keywords);
+    int is_wrong = count > 3;
+    for (Py_ssize_t i = 0; i < count && !is_wrong; i++)
+        given[i] = arguments[i];
+    for (Py_ssize_t i = 0; i < named && !is_wrong; i++) {
+        int which = 0;
+        while (which < 3 && PyUnicode_CompareWithASCIIString(PyTuple_GetItem(keywords, i), names[which]) != 0)
+            which++;
+        is_wrong = which == 3 || which < count;
+        if (!is_wrong)
+            given[which] = arguments[count + i];
+    }
+    if (is_wrong || given[0] == NULL) {
+        PyErr_SetString(PyExc_TypeError, "find_spec() takes name, path and target");
+        return NULL;
+    }
+    State *state = state_of(self);
+    Finder *finder = (Finder *)self;
+    PyObject *spec = find(state, finder, given[0], given[1]);
+    if (spec == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear();
+        if (add_to_count(state, finder->counts, ERRORS) < 0)
+            PyErr_Clear();
+        return none();
+    }
+    return spec;
+}
+
+PyDoc_STRVAR(invalidate_caches_doc,
+             "invalidate_caches()\n\nForget every folder: the next import asks the kernel again, whatever the check.");
+
+static PyObject *finder_invalidate_caches(PyObject *self, PyObject *nothing)
+{
+    (void)nothing;
+    Finder *finder = (Finder *)self;
+    PyDict_Clear(finder->folders);
+    finder->unknown = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_Size(finder->manifests); i++) {
+        Manifest *manifest = (Manifest *)PyTuple_GetItem(finder->manifests, i);
+        memset(manifest->roots, -1, (size_t)manifest->root_count + 1);
+    }
+    Py_RETURN_NONE;
+}
+
+/* Every reference that a finder holds, but the suffixes. */
+static PyObject **references(Finder *finder, int index)
+{
+    PyObject **all[] = {
+        &finder->manifests,     &finder->counts,           &finder->check,           &finder->zip_hook,
+        &finder->file_hook,     &finder->suffixes,         &finder->folders,         &finder->cached_suffix,
+        &finder->spec_type,     &finder->loader_type,      &finder->source_loader,   &finder->extension_loader,
+        &finder->file_finder,   &finder->path_finder,      &finder->path_finder_dict, &finder->get_code,
+        &finder->exec_module,   &finder->compile,          &finder->file_finder_find, &finder->path_finder_find,
+    };
+    return index < (int)(sizeof(all) / sizeof(*all)) ? all[index] : NULL;
+}
+
+static void finder_dealloc(PyObject *self)
+{
+    Finder *finder = (Finder *)self;
+    PyObject_GC_UnTrack(self);
+    for (int i = 0; references(finder, i) != NULL; i++)
+        Py_CLEAR(*references(finder, i));
+    for (int i = 0; i < finder->suffix_count; i++)
+        Py_CLEAR(finder->suffix[i]);
+    release(self);
+}
+
+static int finder_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Finder *finder = (Finder *)self;
+    Py_VISIT(Py_TYPE(self));
+    for (int i = 0; references(finder, i) != NULL; i++)
+        Py_VISIT(*references(finder, i));
+    return 0;
+}
+
+static int finder_clear(PyObject *self)
+{
+    /* Its dictionary of folders is the only way to a cycle; all else is needed to answer. */
+    if (((Finder *)self)->folders != NULL)
+        PyDict_Clear(((Finder *)self)->folders);
+    return 0;
+}
+
+/* The suffixes of this interpreter, their loader classes, and what is tried in which order. */
+static int read_suffixes(Finder *finder, PyObject *suffixes)
+{
+    Py_ssize_t count = PyList_Size(suffixes);
+    if (count > MOST_SUFFIXES)
+        count = -1;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *suffix, *kind;
+        PyObject *item = PyList_GetItem(suffixes, i); /* borrowed */
+        if (!PyTuple_Check(item) || !PyArg_ParseTuple(item, "UO", &suffix, &kind))
+            return -1;
+        Py_INCREF(suffix);
+        finder->suffix[i] = suffix;
+        finder->kind[i] = kind == finder->source_loader ? SOURCE : kind == finder->extension_loader ? EXTENSION : OTHER;
+        finder->suffix_count = (int)i + 1;
+    }
+    if (count < 0 && !PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "too many suffixes");
+    return count < 0 ? -1 : 0;
+}
+
+static PyObject *finder_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+{
+    (void)keywords;
+    static const char *const bootstrap = "_frozen_importlib", *const external = "_frozen_importlib_external";
+    State *state = PyType_GetModuleState(type);
+    PyObject *manifests, *counts, *check, *zip_hook, *file_hook, *suffixes;
+    if (!PyArg_ParseTuple(arguments, "OOO(OO)O!", &manifests, &counts, &check, &zip_hook, &file_hook, &PyList_Type,
+                          &suffixes))
+        return NULL;
+    Finder *finder = allocate((PyObject *)type);
+    if (finder == NULL)
+        return NULL;
+    PyObject *optimise = NULL, *flags = NULL, *implementation = NULL, *tag = NULL, *verify = NULL;
+    PyObject *given[] = {counts, check, zip_hook, file_hook, suffixes};
+    PyObject **kept[] = {&finder->counts, &finder->check, &finder->zip_hook, &finder->file_hook, &finder->suffixes};
+    for (int i = 0; i < 5; i++) {
+        Py_INCREF(given[i]);
+        *kept[i] = given[i];
+    }
+    if ((finder->manifests = PySequence_Tuple(manifests)) == NULL || (finder->folders = PyDict_New()) == NULL)
+        goto failed;
+    int are_ours = PyTuple_Size(finder->manifests) <= MOST_MANIFESTS;
+    for (Py_ssize_t i = 0; i < PyTuple_Size(finder->manifests) && are_ours; i++)
+        are_ours = (PyObject *)Py_TYPE(PyTuple_GetItem(finder->manifests, i)) == state->manifest_type;
+    if (!are_ours) {
+        PyErr_SetString(PyExc_TypeError, "manifests that are not ours, or too many");
+        goto failed;
+    }
+    if ((finder->spec_type = velo_loaded(bootstrap, "ModuleSpec")) == NULL ||
+        (finder->source_loader = velo_loaded(external, "SourceFileLoader")) == NULL ||
+        (finder->extension_loader = velo_loaded(external, "ExtensionFileLoader")) == NULL ||
+        (finder->file_finder = velo_loaded(external, "FileFinder")) == NULL ||
+        (finder->path_finder = velo_loaded(external, "PathFinder")) == NULL ||
+        (finder->loader_type = velo_loaded("velo_import.hook.loader", "VeloSourceLoader")) == NULL ||
+        (finder->path_finder_dict = PyObject_GetAttrString(finder->path_finder, "__dict__")) == NULL ||
+        (finder->get_code = PyObject_GetAttr(finder->source_loader, TEXT(state, GET_CODE))) == NULL ||
+        (finder->exec_module = PyObject_GetAttr(finder->source_loader, TEXT(state, EXEC_MODULE))) == NULL ||
+        (finder->compile = PyObject_GetAttr(finder->source_loader, TEXT(state, SOURCE_TO_CODE))) == NULL ||
+        (finder->file_finder_find = PyObject_GetAttr(finder->file_finder, TEXT(state, FIND_SPEC))) == NULL ||
+        (finder->path_finder_find = PyObject_GetItem(finder->path_finder_dict, TEXT(state, FIND_SPEC))) == NULL ||
+        read_suffixes(finder, suffixes) < 0)
+        goto failed;
+    if ((flags = velo_loaded("sys", "flags")) == NULL ||
+        (optimise = PyObject_GetAttrString(flags, "optimize")) == NULL ||
+        (implementation = velo_loaded("sys", "implementation")) == NULL ||
+        (tag = PyObject_GetAttrString(implementation, "cache_tag")) == NULL ||
+        (verify = PyObject_GetAttrString(counts, "verify")) == NULL ||
+        (finder->verifies = PyObject_IsTrue(verify)) < 0)
+        goto failed;
+    int level = PyObject_IsTrue(optimise);
+    if (level >= 0)
+        finder->cached_suffix = level ? PyUnicode_FromFormat(".%S.opt-%S.pyc", tag, optimise)
+                                      : PyUnicode_FromFormat(".%S.pyc", tag);
+    if (finder->cached_suffix != NULL)
+        goto done;
+failed:
+    Py_DECREF((PyObject *)finder);
+    finder = NULL;
+done:
+    Py_XDECREF(optimise);
+    Py_XDECREF(flags);
+    Py_XDECREF(implementation);
+    Py_XDECREF(tag);
+    Py_XDECREF(verify);
+    return (PyObject *)finder;
+}
+
+/* -- code ------------------------------------------------------------------------------------------------------ */
+
+/* Call what is to be called with each module that is served (hook/calm.py). */
+static int settle(State *state, PyObject *counts)
+{
+    PyObject *settle = PyObject_GetAttr(counts, TEXT(state, SETTLE));
+    if (settle == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+        return 0;
+    }
+    PyObject *done = settle == NULL || settle == Py_None ? settle : PyObject_CallFunctionObjArgs(settle, NULL);
+    if (done != settle)
+        Py_XDECREF(settle);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+PyObject *velo_serve(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    State *state = PyModule_GetState(module);
+    if (count != 2 || state->sys == NULL) {
+        PyErr_SetString(PyExc_TypeError, "two arguments");
+        return NULL;
+    }
+    PyObject *loader = arguments[0], *code = NULL;
+    PyObject *folder = NULL, *name = NULL, *at = NULL, *path = NULL, *cached = NULL, *counts = NULL;
+    if ((folder = PyObject_GetAttr(loader, TEXT(state, FOLDER))) == NULL ||
+        (name = PyObject_GetAttr(loader, TEXT(state, NAME))) == NULL ||
+        (at = PyObject_GetAttr(loader, TEXT(state, AT))) == NULL ||
+        (path = PyObject_GetAttr(loader, TEXT(state, PATH))) == NULL ||
+        (cached = PyObject_GetAttr(loader, TEXT(state, CACHED_PATH))) == NULL ||
+        (counts = PyObject_GetAttr(loader, TEXT(state, COUNTS))) == NULL)
+        goto done;
+    Folder *known = (Folder *)folder;
+    int is_ordinary = (PyObject *)Py_TYPE(folder) == state->folder_type && known->manifest != NULL &&
+                      !known->verifies && PyUnicode_Check(path) && PyUnicode_Check(name) &&
+                      PyUnicode_Check(arguments[1]) &&
+                      (name == arguments[1] || PyUnicode_Compare(name, arguments[1]) == 0);
+    unsigned long long word = is_ordinary ? PyLong_AsUnsignedLongLong(at) : 0;
+    if (PyErr_Occurred())
+        goto done;
+    is_ordinary = is_ordinary && word % VELO_WORDS == 0 && word / VELO_WORDS < known->block.modules;
+    if (is_ordinary) {
+        const uint8_t *record = known->block.records + word * 8;
+        PyObject *pack = manifest_pack(state, known->manifest, (velo_word(record, VELO_HEAD) >> 32) - 1);
+        uint64_t start = velo_word(record, VELO_START), length = velo_word(record, VELO_LENGTH);
+        Stamp stamp = UNCHANGED;
+        if (pack == Py_None || length == 0 || start > (uint64_t)((Map *)pack)->size ||
+            length > (uint64_t)((Map *)pack)->size - start)
+            stamp = CHANGED;
+        else if (known->asks)
+            stamp = velo_compare_path(path, (long long)velo_word(record, VELO_SIZE),
+                                      (long long)velo_word(record, VELO_MTIME),
+                                      (long long)velo_word(record, VELO_CTIME), velo_word(record, VELO_INODE));
+        if (stamp == UNCHANGED && settle(state, counts) == 0) {
+            Py_INCREF(pack);
+            code = velo_make_code(state, (Map *)pack, start, length, path, cached);
+            Py_DECREF(pack);
+            if (code != NULL && add_to_count(state, counts, SERVED) < 0)
+                Py_CLEAR(code);
+        }
+    }
+    if (code == NULL && !PyErr_Occurred())
+        code = none();
+done:
+    Py_XDECREF(folder);
+    Py_XDECREF(name);
+    Py_XDECREF(at);
+    Py_XDECREF(path);
+    Py_XDECREF(cached);
+    Py_XDECREF(counts);
+    return code;
+}
+
+/* -- tables ---------------------------------------------------------------------------------------------------- */
+
+static PyMethodDef manifest_methods[] = {
+    {"prefix", manifest_get_prefix, METH_NOARGS, "The `sys.prefix` it was made for, in bytes."},
+    {"block", manifest_get_block, METH_O, "One folder by its path in bytes, or None."},
+    {"root", manifest_get_root, METH_O, "Path, check, mtime_ns, ctime_ns and inode of one root."},
+    {"pack_name", manifest_get_pack_name, METH_O, "The pack's file name below the packs folder."},
+    {"pack", manifest_get_pack, METH_O, "One mapped pack, or None when it is not to be used."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef manifest_members[] = {
+    {"path", T_OBJECT_EX, offsetof(Manifest, path), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot manifest_slots[] = {
+    {Py_tp_new, manifest_new},
+    {Py_tp_dealloc, manifest_dealloc},
+    {Py_tp_methods, manifest_methods},
+    {Py_tp_members, manifest_members},
+    {Py_tp_doc, "One mapped manifest; the twin is velo_import.hook.manifest.Manifest."},
+    {0, NULL},
+};
+
+static PyType_Spec manifest_spec = {
+    .name = "velo_import.hook.manifest.Manifest",
+    .basicsize = sizeof(Manifest),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = manifest_slots,
+};
+
+static PyMemberDef folder_members[] = {
+    {"path", T_OBJECT_EX, offsetof(Folder, path), READONLY, NULL},
+    {"importer", T_OBJECT_EX, offsetof(Folder, importer), READONLY, NULL},
+    {"names", T_OBJECT, offsetof(Folder, names), READONLY, NULL},
+    {"manifest", T_OBJECT, offsetof(Folder, manifest), READONLY, NULL},
+    {"asks", T_INT, offsetof(Folder, asks), READONLY, NULL},
+    {"mtime", T_LONGLONG, offsetof(Folder, mtime), READONLY, NULL},
+    {"ctime", T_LONGLONG, offsetof(Folder, ctime), READONLY, NULL},
+    {"ino", T_ULONGLONG, offsetof(Folder, inode), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef folder_properties[] = {
+    {"records", folder_get_records, NULL, "The block's records as flat words.", NULL},
+    {"table", folder_get_table, NULL, "The place of each module's record.", NULL},
+    {"root", folder_get_root, NULL, "The index of its root.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot folder_slots[] = {
+    {Py_tp_dealloc, folder_dealloc},
+    {Py_tp_members, folder_members},
+    {Py_tp_getset, folder_properties},
+    {Py_tp_doc, "One path entry; the twin is velo_import.hook.finder.Folder."},
+    {0, NULL},
+};
+
+static PyType_Spec folder_spec = {
+    .name = "velo_import.hook.finder.Folder",
+    .basicsize = sizeof(Folder),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = folder_slots,
+};
+
+static PyMethodDef finder_methods[] = {
+    {"find_spec", (PyCFunction)(void (*)(void))finder_find_spec, METH_FASTCALL | METH_KEYWORDS, find_spec_doc},
+    {"invalidate_caches", finder_invalidate_caches, METH_NOARGS, invalidate_caches_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef finder_members[] = {
+    {"counts", T_OBJECT_EX, offsetof(Finder, counts), READONLY, NULL},
+    {"check", T_OBJECT_EX, offsetof(Finder, check), READONLY, NULL},
+    {"manifests", T_OBJECT_EX, offsetof(Finder, manifests), READONLY, NULL},
+    {"folders", T_OBJECT_EX, offsetof(Finder, folders), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot finder_slots[] = {
+    {Py_tp_new, finder_new},
+    {Py_tp_dealloc, finder_dealloc},
+    {Py_tp_traverse, finder_traverse},
+    {Py_tp_clear, finder_clear},
+    {Py_tp_methods, finder_methods},
+    {Py_tp_members, finder_members},
+    {Py_tp_doc, "A meta-path finder; stands just before `PathFinder`. Never raises."},
+    {0, NULL},
+};
+
+static PyType_Spec finder_spec = {
+    .name = "velo_import.hook.finder.VeloFinder",
+    .basicsize = sizeof(Finder),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = finder_slots,
+};
+
+static const char *const texts[TEXTS] = {
+    [SLASH] = "/",
+    [PYCACHE] = "/__pycache__/",
+    [INIT] = "__init__",
+    [PATH_HOOKS] = "path_hooks",
+    [META_PATH] = "meta_path",
+    [SYS_PATH] = "path",
+    [PATH] = "path",
+    [NAME] = "name",
+    [PATH_IMPORTER_CACHE] = "path_importer_cache",
+    [PYCACHE_PREFIX] = "pycache_prefix",
+    [GET_CODE] = "get_code",
+    [EXEC_MODULE] = "exec_module",
+    [SOURCE_TO_CODE] = "source_to_code",
+    [FIND_SPEC] = "find_spec",
+    [LOADERS] = "_loaders",
+    [FOLDER] = "_folder",
+    [AT] = "_at",
+    [COUNTS] = "_counts",
+    [CACHED_PATH] = "_cached",
+    [SET_FILEATTR] = "_set_fileattr",
+    [LOCATIONS] = "submodule_search_locations",
+    [ORIGIN] = "origin",
+    [SERVED] = "served",
+    [NATIVE] = "native",
+    [ERRORS] = "errors",
+    [SETTLE] = "settle",
+};
+
+static PyObject *add_type(PyObject *module, PyType_Spec *spec, const char *name)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type != NULL && PyModule_AddObjectRef(module, name, type) < 0)
+        Py_CLEAR(type);
+    return type;
+}
+
+int velo_add_finder(PyObject *module, State *state)
+{
+    for (int i = 0; i < TEXTS; i++) {
+        state->text[i] = PyUnicode_InternFromString(texts[i]);
+        if (state->text[i] == NULL)
+            return -1;
+    }
+    PyObject *sys = velo_loaded("sys", "__dict__");
+    state->sys = sys;
+    state->one = PyLong_FromLong(1);
+    state->listdir = velo_loaded("posix", "listdir");
+    state->getcwd = velo_loaded("posix", "getcwd");
+    state->unusable = PyErr_NewException("velo_import.hook.manifest.Unusable", NULL, NULL);
+    state->manifest_type = add_type(module, &manifest_spec, "Manifest");
+    state->folder_type = add_type(module, &folder_spec, "Folder");
+    state->finder_type = add_type(module, &finder_spec, "VeloFinder");
+    if (PyErr_Occurred() || PyModule_AddObjectRef(module, "Unusable", state->unusable) < 0 ||
+        PyModule_AddIntConstant(module, "HASH_KEY", 0x56454C4F) < 0 ||
+        PyModule_AddIntConstant(module, "STAT", VELO_CHECK_STAT) < 0 ||
+        PyModule_AddIntConstant(module, "ROOT_ONLY", VELO_CHECK_ROOT) < 0 ||
+        PyModule_AddIntConstant(module, "NEVER", VELO_CHECK_NEVER) < 0)
+        return -1;
+    return 0;
+}

@@ -16,7 +16,7 @@ from tests.support.stores import flip_bit
 from velo_import.errors import StoreCorrupt, StoreMissing
 from velo_import.format import blobindex, pack
 from velo_import.format.blobindex import Place
-from velo_import.store.index import NAME, BlobIndex, write_index
+from velo_import.store.index import NAME, BlobIndex, forget_gone, write_index
 from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter, SealedPack
 
@@ -215,3 +215,36 @@ def test_hostile_bytes_are_read_alike_and_never_outside(driver: Path, tmp_path: 
             data += bytes(64)
         path.write_bytes(data)
         assert in_c(driver, path, digests) == in_python(bytes(data), digests)
+
+
+# -- packs that go -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7])
+def test_what_is_in_packs_that_have_gone_is_forgotten_and_nothing_else(store: Store, kept: int) -> None:
+    """Also where the index is larger than the pieces in which it is written."""
+    groups = [[b"%d in %d" % (number, pack) for number in range(4000)] for pack in range(8)]
+    sealed = [seal(store, group, str(number)) for number, group in enumerate(groups)]
+    write_index(store)
+    for each in sealed[kept:]:
+        each.path.unlink()
+
+    assert forget_gone(store) == 8 - kept
+
+    with BlobIndex(store) as index:
+        assert sorted(index.packs) == sorted(each.id for each in sealed[:kept])
+        for number, group in enumerate(groups):
+            for payload in group:
+                found = index.get(digest_of(payload))
+                assert (found == payload) if number < kept else found is None
+                if found is not None:
+                    found.release()
+    assert forget_gone(store) == 0
+
+
+def test_an_index_that_cannot_be_read_is_removed_and_none_is_made(store: Store, filled: Store) -> None:
+    flip_bit(filled.packs / NAME, 20)
+    assert forget_gone(filled) == 0
+    assert not (filled.packs / NAME).exists()
+    assert forget_gone(filled) == 0
+    assert not (filled.packs / NAME).exists()

@@ -35,6 +35,7 @@ from velo_import.store import gc, gcplan, leases
 from velo_import.store.catalog import Catalog
 from velo_import.store.gc import collect, preview
 from velo_import.store.gcplan import Report, Wish
+from velo_import.store.index import BlobIndex, write_index
 from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter
 from velo_import.store.roots import register, roots
@@ -92,6 +93,22 @@ def test_bytecode_goes_with_the_manifest_that_names_it(store: Store) -> None:
         assert set(catalog.variants_of(map(source, range(9)), BUILD, 0)) == set(map(source, range(5)))
         assert catalog.counts()["variants"] == 5
         assert set(catalog.packs()) & {kept.id, dropped.id} == {kept.id}
+
+
+def test_the_blob_index_does_not_name_what_has_gone(store: Store) -> None:
+    """A process that mapped the old one finds nothing there; the new one does not know it at all."""
+    publish_environment(store, "venv", range(10))
+    put_content(store, range(10, 20))
+    write_index(store)
+    with BlobIndex(store) as old:
+        swept(store)
+        with BlobIndex(store) as new:
+            gone = [digest_of(content(number)) for number in range(10, 20)]
+            assert (
+                [old.get(digest) for digest in gone] == [new.find(digest) for digest in gone] == [None] * 10
+            )
+            assert all(new.find(digest_of(content(number))) for number in range(10))
+            assert len(new.packs) == 1
 
 
 def test_what_is_young_stays(store: Store) -> None:

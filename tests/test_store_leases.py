@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 
 import pytest
 
@@ -35,6 +36,62 @@ def test_removal_waits_for_readers_and_names_them(store: Store) -> None:
 def test_readers_wait_for_a_removal(store: Store) -> None:
     with leases.exclusive(store), pytest.raises(StoreLocked), leases.shared(store, wait=0.05):
         pass
+
+
+@pytest.fixture
+def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "_FIRST_TURN", 0.2)
+    monkeypatch.setattr(leases, "_LONGEST_TURN", 0.8)
+
+
+@pytest.mark.usefixtures("short_turns")
+def test_a_removal_gets_its_turn_where_readers_overlap_without_end(store: Store) -> None:
+    """Each begins before the one before it ends, so that somebody always reads."""
+    enough = threading.Event()
+    reads: list[int] = []
+
+    def read(number: int) -> None:
+        while not enough.is_set():
+            with leases.shared(store):
+                reads.append(number)
+                enough.wait(0.3)
+
+    readers = [threading.Thread(target=read, args=(number,)) for number in range(6)]
+    for reader in readers:
+        reader.start()
+        time.sleep(0.05)
+    try:
+        for _ in range(3):
+            with leases.exclusive(store, wait=30):
+                before = len(reads)
+                time.sleep(0.1)
+                assert len(reads) == before
+            time.sleep(0.4)
+            assert len(reads) > before
+    finally:
+        enough.set()
+        for reader in readers:
+            reader.join()
+
+
+@pytest.mark.usefixtures("short_turns")
+def test_a_removal_that_waits_does_not_keep_readers_out(store: Store) -> None:
+    """One ingest takes minutes: a removal waits for it, and others come and go meanwhile."""
+    outcome: list[str] = []
+
+    def remove() -> None:
+        with leases.exclusive(store, wait=30):
+            outcome.append("removed")
+
+    with leases.shared(store):
+        removal = threading.Thread(target=remove)
+        removal.start()
+        for _ in range(3):
+            time.sleep(0.1)
+            with leases.shared(store, wait=5):
+                outcome.append("read")
+    removal.join()
+    assert outcome == ["read", "read", "read", "removed"]
 
 
 def test_a_dead_reader_keeps_nothing(store: Store) -> None:
@@ -78,7 +135,7 @@ def test_a_store_that_was_cleared_meanwhile_is_missing(store: Store) -> None:
 def test_reading_only_needs_no_lock_file_and_removal_is_refused(store: Store) -> None:
     readonly = Store.open(store.home, readonly=True)
     with leases.shared(readonly):
-        assert not (store.run / "leases.lock").exists()
+        assert not list(store.run.glob("leases.*"))
     for lease in (leases.exclusive, leases.maintenance):
         with pytest.raises(VeloError, match="reading only"), lease(readonly):
             pass

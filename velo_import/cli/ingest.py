@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`velo ingest`: learn a whole environment ahead of time. ingest/ does it, ingested.py says what came of it."""
+"""`velo ingest`: learn a whole environment ahead of time. ingest/ does it, ingested.py says what it was."""
 
 from __future__ import annotations
 

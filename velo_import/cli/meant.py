@@ -21,7 +21,7 @@ from ..format import tree as t
 from ..format.manifest import DIRECTORY, SITE, Manifest
 from ..ingest.apply import kind_of
 from ..ingest.trees import tree_of_folder
-from ..store import names
+from ..store import leases, names
 from ..store.catalog import Catalog
 from ..store.kept import content_of, load
 from ..store.layout import Store
@@ -57,11 +57,14 @@ def folder_option(command: click.decorators.FC) -> click.decorators.FC:
 
 
 class Trees:
-    """Finds the trees that are meant. `writable` for a command that adds to the store."""
+    """Finds the trees that are meant. `writable` for a command that adds to the store, `relying` for one that
+    needs what it found until it is done.
+    """
 
-    def __init__(self, stack: ExitStack, *, writable: bool = False) -> None:
+    def __init__(self, stack: ExitStack, *, writable: bool = False, relying: bool = False) -> None:
         self._stack = stack
         self._writable = writable
+        self._relying = relying
 
     @property
     def store(self) -> Store:
@@ -72,6 +75,8 @@ class Trees:
         store = open_store()  # where there is none, none is made
         if self._writable:
             store = open_store(create=True)
+        if self._relying:  # First: what the catalogue says is true for as long as the lease is held.
+            self._stack.enter_context(leases.shared(store))
         return self._stack.enter_context(Catalog.open(store))
 
     @cached_property

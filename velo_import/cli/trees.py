@@ -13,6 +13,7 @@ import click
 
 from ..format import tree as t
 from ..host.materialise import Way
+from ..host.processes import available_cores
 from ..store.export import export
 from ..store.kept import keep
 from . import render
@@ -35,7 +36,7 @@ def tree_(which: str | None, folder: str | None, times: bool, is_kept: bool, as_
     kept can be compared and exported by its id after the folder has changed or gone.
     """
     with ExitStack() as stack:
-        trees = Trees(stack, writable=is_kept)
+        trees = Trees(stack, writable=is_kept, relying=is_kept)
         meant = trees.meant(which, folder, times=times)
         totals = t.measure(meant.grown.tree)
         if is_kept:
@@ -102,11 +103,11 @@ def export_(
     """Make the files of a manifest or a tree again, in a folder that is new or empty.
 
     Every byte is verified, and on any failure nothing is left. Links are made as they were written, wherever
-    they lead.
+    they lead. As with any copy, nothing waits for the disk: after a power cut, export again.
     """
     with ExitStack() as stack:
         # Executables that are hard links need an inode of their own, which is made when it is first needed.
-        trees = Trees(stack, writable=link_mode == Way.HARDLINK.value)
+        trees = Trees(stack, writable=link_mode == Way.HARDLINK.value, relying=True)
         meant = trees.meant(which, folder, times=True)
         with render.progress("export") as show:
             made = export(
@@ -115,6 +116,7 @@ def export_(
                 trees.store,
                 trees.reader,
                 way=Way(link_mode or Way.CLONE.value),
+                jobs=available_cores(),
                 advance=lambda done, total: show("export", done, total),
             )
     if as_json:

@@ -7,7 +7,10 @@ search. BLAKE3 spreads digests evenly, so a table over their first bits leads to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from struct import Struct
 from typing import NamedTuple
 
@@ -24,6 +27,8 @@ HEADER = Struct("<8sIIQQQQ16x32s")
 ENTRY = Struct("<32sIBB2xQQQ")
 FAN = Struct("<II")
 assert (HEADER.size, ENTRY.size) == (96, 64)
+_RECORD = Struct("<32sI28s")  # an entry, of which only the pack's number is to change
+_PIECE = ENTRY.size << 14
 _CHECKED = 64  # bytes of the header before its checksum
 _PACK_ID = 32
 
@@ -57,20 +62,50 @@ def bits_for(entries: int) -> int:
 def encode(packs: Sequence[bytes], entries: Sequence[tuple[bytes, Place]]) -> bytes:
     """An index over these packs (raw ids) and entries, which ascend by digest; no digest occurs twice."""
     bits = bits_for(len(entries))
-    counts = [0] * ((1 << bits) + 1)
+    counts = array("Q", bytes(8 * ((1 << bits) + 1)))
     for digest, _ in entries:
         counts[_slot(digest, bits) + 1] += 1
-    total = 0
-    for slot, count in enumerate(counts):
-        total += count
-        counts[slot] = total
-    fan = b"".join(count.to_bytes(4, "little") for count in counts)
-    fan += bytes(-len(fan) % 64)
+    body = [ENTRY.pack(digest, *place) for digest, place in entries]
+    return b"".join((*_head(packs, counts, bits), *body))
+
+
+def without(data: memoryview, layout: Layout, gone: set[int]) -> Iterator[bytes]:
+    """The same index without the packs of these numbers and what is in them, piece by piece."""
+    ids = pack_ids(data, layout)
+    numbers = {old: new for new, old in enumerate(old for old in range(len(ids)) if old not in gone)}
+    counts = array("Q", bytes(8 * ((1 << layout.bits) + 1)))
+    for digest, number, _ in _records(data, layout):
+        if number in numbers:
+            counts[_slot(digest, layout.bits) + 1] += 1
+    yield from _head([ids[old] for old in numbers], counts, layout.bits)
+    piece = bytearray()
+    for digest, number, rest in _records(data, layout):
+        if number in numbers:
+            piece += _RECORD.pack(digest, numbers[number], rest)
+            if len(piece) >= _PIECE:
+                yield bytes(piece)
+                piece.clear()
+    yield bytes(piece)
+
+
+def _records(data: memoryview, layout: Layout) -> Iterator[tuple[bytes, int, bytes]]:
+    end = layout.entries_at + layout.entries * ENTRY.size
+    for start in range(layout.entries_at, end, _PIECE):
+        yield from _RECORD.iter_unpack(data[start : min(start + _PIECE, end)])
+
+
+def _head(packs: Sequence[bytes], counts: array[int], bits: int) -> tuple[bytes, bytes, bytes]:
+    """Everything that stands before the entries; `counts[i + 1]` of them are in slot i."""
+    fan = array("I", accumulate(counts))
+    if sys.byteorder != "little":
+        fan.byteswap()
+    spread = fan.tobytes()
+    spread += bytes(-len(spread) % 64)
     table = b"".join(packs)
-    body = b"".join([ENTRY.pack(digest, *place) for digest, place in entries])
-    size = HEADER.size + len(table) + len(fan) + len(body)
-    start = HEADER.pack(MAGIC, VERSION, 0, size, len(packs), len(entries), bits, bytes(32))[:_CHECKED]
-    return b"".join((start, blake3(start + table).digest(), table, fan, body))
+    entries = sum(counts)
+    size = HEADER.size + len(table) + len(spread) + entries * ENTRY.size
+    start = HEADER.pack(MAGIC, VERSION, 0, size, len(packs), entries, bits, bytes(32))[:_CHECKED]
+    return start + blake3(start + table).digest(), table, spread
 
 
 def decode_header(data: bytes | memoryview, file_size: int) -> Layout:

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import StoreCorrupt, VeloError
 from ..format import pack as pack_format
 from ..host.files import flush_all, remove_quietly
-from . import leases
+from . import index, leases
 from .catalog import LOOSE, Catalog, Writing, variant_key
 from .gcplan import Plan, Report, Wish, ignore
 from .layout import Store
@@ -113,6 +113,7 @@ class _Collection:
             for start in range(0, len(found), _BATCH_FILES):
                 self._remove_loose(found[start : start + _BATCH_FILES])
         self._rewrite(plan.sparse_packs(plan.threshold))
+        index.forget_gone(self.store)
         report.leftovers = self.store.remove_leftovers()
         plan.note_kept(report)
         plan.remove_aside(report)

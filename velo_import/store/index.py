@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from blake3 import blake3
 
-from ..errors import StoreCorrupt, StoreMissing
+from ..errors import StoreCorrupt, StoreMissing, VeloError
 from ..format import blobindex, codec, pack
 from ..format.blobindex import Place
-from ..host.files import open_quietly, publish
+from ..host.files import open_quietly, publish, remove_quietly
 from .layout import Store
 from .packs import open_pack
 
@@ -39,6 +40,26 @@ def write_index(store: Store) -> int:
                 places.setdefault(digest, Place(number, how, kind, offset, length, size))
     publish(store.packs / NAME, [blobindex.encode(ids, sorted(places.items()))], mode=0o444)
     return len(places)
+
+
+def forget_gone(store: Store) -> int:
+    """Write the index again without the packs that are gone, if there is an index; how many they were.
+
+    For whoever removed some. What was put elsewhere meanwhile is in a newer pack, which the index does not
+    know; a process that has the old one mapped finds the pack gone, and that is a miss as well.
+    """
+    path = store.packs / NAME
+    try:
+        with BlobIndex(store) as index:
+            gone = index.gone()
+            if gone:
+                publish(path, index.without(gone), mode=0o444)
+            return len(gone)
+    except StoreMissing:
+        return 0
+    except VeloError:  # damaged, or no space for another: a cache that is wrong is worse than none
+        remove_quietly(path)
+        return 0
 
 
 class BlobIndex:
@@ -93,6 +114,14 @@ class BlobIndex:
         if verify and blake3(data).digest() != digest:
             return None
         return data
+
+    def gone(self) -> set[int]:
+        """The numbers of packs that are not there any more."""
+        return {number for number, ident in enumerate(self.packs) if not self.store.pack_path(ident).exists()}
+
+    def without(self, gone: set[int]) -> Iterator[bytes]:
+        """The bytes of an index that does not know these packs."""
+        return blobindex.without(self._view, self.layout, gone)
 
     def close(self) -> None:
         """Unmap everything; views that were handed out must be released before."""

@@ -12,7 +12,6 @@ import os
 from ..errors import StoreCorrupt, StoreMissing
 from ..format import tree as t
 from .catalog import Catalog
-from .leases import shared
 from .packs import PackWriter
 from .reading import Reader
 from .roots import protect
@@ -23,25 +22,25 @@ _FILES = (t.FILE, t.EXECUTABLE)
 
 
 def keep(grown: Grown, catalog: Catalog, reader: Reader) -> None:
-    """Store the nodes of a tree, durably, and protect them and all content that they name.
+    """Store the nodes of a tree, durably, and protect them and all content that they name. Hold the shared
+    lease, from before the catalogue was opened: one that is made again meanwhile would not know the nodes.
 
     Raises:
         StoreMissing: the store does not have all of that content.
     """
     store = catalog.store
     tree = grown.tree
-    with shared(store):
-        require_content(tree, reader)
-        with PackWriter(store, label=f"tree:{tree.root.hex()}", kind="content") as writer:
-            present = catalog.has_blobs(grown.encoded)
-            for digest, data in grown.encoded.items():
-                if digest not in present:
-                    writer.add(data, digest=digest)
-            sealed = writer.seal()
-        if sealed is not None:
-            with catalog.write() as writing:
-                writing.put_pack(sealed)
-        protect(store, f"tree:{tree.root.hex()}", (), {*grown.encoded, *content_of(tree)})
+    require_content(tree, reader)
+    with PackWriter(store, label=f"tree:{tree.root.hex()}", kind="content") as writer:
+        present = catalog.has_blobs(grown.encoded)
+        for digest, data in grown.encoded.items():
+            if digest not in present:
+                writer.add(data, digest=digest)
+        sealed = writer.seal()
+    if sealed is not None:
+        with catalog.write() as writing:
+            writing.put_pack(sealed)
+    protect(store, f"tree:{tree.root.hex()}", (), {*grown.encoded, *content_of(tree)})
 
 
 def load(root: bytes, reader: Reader) -> t.Tree:

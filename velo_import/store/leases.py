@@ -3,6 +3,8 @@
 
 Knows the two locks and what holding them promises; the lock calls are host/locks.py's. Its surprise: many may
 rely on the store while one prepares a removal; only the removal itself, a second at a time, needs it alone.
+It gets its turn also where ingests overlap without end: it closes a gate to those that come, for longer each
+time, until those that came before have gone; then it opens the gate again for as long.
 
     shared        from the first look-up until what refers to the answer is published: ingest, learn, export
     exclusive     while something vanishes: nobody relies on an answer that is older than this lease
@@ -14,8 +16,9 @@ Ask for `maintenance` first, then for `exclusive`. The kernel frees the leases o
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ..errors import StoreLocked, StoreMissing
@@ -24,6 +27,10 @@ from .layout import Store
 
 # A removal holds the store for about a second at a time; whoever only reads it waits that out.
 _PATIENCE = 60.0
+# How long a removal keeps newcomers waiting: at first, and at most. An ingest that takes longer than that is
+# waited for as well, unless others overlap with it.
+_FIRST_TURN = 1.0
+_LONGEST_TURN = 30.0
 
 
 @contextmanager
@@ -35,12 +42,15 @@ def shared(store: Store, *, wait: float = _PATIENCE) -> Iterator[None]:
         StoreMissing: the store was cleared meanwhile.
     """
     path = _leases(store)
-    if store.readonly and not os.access(path, os.R_OK):
+    if store.readonly and not all(os.access(each, os.R_OK) for each in (path, _gate(store))):
         # Nobody could write it here; who only reads finds a file gone at worst, and that is a miss.
         yield
         return
-    with _kept(store), locks.shared(path, wait=wait):
-        yield
+    with _kept(store):
+        with locks.shared(_gate(store), wait=wait):
+            pass
+        with locks.shared(path, wait=wait):
+            yield
 
 
 @contextmanager
@@ -52,13 +62,39 @@ def exclusive(store: Store, *, wait: float = _PATIENCE) -> Iterator[None]:
     """
     store.require_writable()
     with _kept(store), ExitStack() as lease:
-        try:
-            lease.enter_context(locks.exclusive(_leases(store), wait=wait))
-        except StoreLocked as error:
-            raise StoreLocked(
-                f"the store {store.home} is in use by an ingest or a learner",
-                hint="try again when it is done",
-            ) from error
+        deadline = time.monotonic() + wait
+        if not _taken(lease, store, 0):
+            turn = _FIRST_TURN
+            while True:
+                with _closed_gate(store, deadline):
+                    if _taken(lease, store, min(turn, deadline - time.monotonic())):
+                        break
+                if time.monotonic() >= deadline:
+                    raise StoreLocked(
+                        f"the store {store.home} is in use by an ingest or a learner",
+                        hint="try again when it is done",
+                    )
+                if _taken(lease, store, min(turn, deadline - time.monotonic())):
+                    break
+                turn = min(2 * turn, _LONGEST_TURN)
+        yield
+
+
+def _taken(lease: ExitStack, store: Store, wait: float) -> bool:
+    """Whether we have the store alone now."""
+    try:
+        lease.enter_context(locks.exclusive(_leases(store), wait=wait))
+    except StoreLocked:
+        return False
+    return True
+
+
+@contextmanager
+def _closed_gate(store: Store, deadline: float) -> Iterator[None]:
+    """Whoever asks for a shared lease during the block waits for its end."""
+    with ExitStack() as gate:
+        with suppress(StoreLocked):  # another removal keeps it closed
+            gate.enter_context(locks.exclusive(_gate(store), wait=max(0.0, deadline - time.monotonic())))
         yield
 
 
@@ -89,3 +125,7 @@ def _kept(store: Store) -> Iterator[None]:
 
 def _leases(store: Store) -> Path:
     return store.run / "leases.lock"
+
+
+def _gate(store: Store) -> Path:
+    return store.run / "leases.gate"

@@ -505,7 +505,6 @@ def test_audit_events(tree: Tree, velo: Velo) -> None:
     velo.both("app.py", served=5)
 
 
-@pytest.mark.xfail(reason="the hook says mode `rb`, CPython says `r`: mapping.py, and open_mode in core.c")
 def test_audit_events_say_how_files_are_opened(tree: Tree, velo: Velo) -> None:
     """Path, mode and flags of every file that is opened for an import."""
     tree.write(

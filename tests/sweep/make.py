@@ -41,7 +41,8 @@ def interpreter(name: str) -> Interpreter:
 def make(name: str, folder: Path, *, kind: str = "all", leave_out: list[str] | None = None) -> Path:
     """Make the environment; gives its interpreter."""
     uv = find_uv()
-    variables = clean_environment(Path.home())
+    # Copies: whoever installs the same distribution by hard link later would change the times of our files.
+    variables = clean_environment(Path.home(), UV_LINK_MODE="copy")
 
     def call(*arguments: str | Path) -> None:
         subprocess.run([uv, *map(str, arguments)], env=variables, check=True)

@@ -302,7 +302,7 @@ static int module_exec(PyObject *module)
     state->fix = velo_loaded("_imp", "_fix_co_filename");
     state->audit = velo_loaded("sys", "audit");
     state->open_event = PyUnicode_FromString("open");
-    state->open_mode = PyUnicode_FromString("rb");
+    state->open_mode = PyUnicode_FromString("r");
     state->open_flags = PyLong_FromLong(O_RDONLY | O_CLOEXEC);
     return PyErr_Occurred() || velo_add_finder(module, state) < 0 ? -1 : 0;
 }

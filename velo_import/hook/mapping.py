@@ -109,7 +109,7 @@ def load_code(
         if unchanged is not True:
             return unchanged
     # Auditors see the event that reading the cached file would have raised.
-    sys.audit("open", cached, "rb", OPEN_FLAGS)
+    sys.audit("open", cached, "r", OPEN_FLAGS)
     code: CodeType = loads(view)
     _fix_co_filename(code, path)  # refuses what is no code
     return code

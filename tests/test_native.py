@@ -215,7 +215,7 @@ def test_auditors_are_told_and_may_refuse(core, tmp_path) -> None:
     packed.load(core)
     with pytest.raises(PermissionError, match="refused"):
         packed.load(core)
-    assert seen[0] == ("rb", os.O_RDONLY | os.O_CLOEXEC)
+    assert seen[0] == ("r", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def test_pages_that_were_read_are_given_back(native, tmp_path) -> None:

@@ -85,6 +85,40 @@ def test_identity_roots_and_packs_have_the_documented_bytes() -> None:
     assert struct.unpack_from("<QqqQ", pack, 16) == (1000, 19, 20, 21)
 
 
+def test_the_path_tables_have_one_checksum() -> None:
+    """From the end of the preamble to the blocks, by FORMAT.md 3.1; it stands before the first section."""
+    data = m.encode(linked())
+    (end,) = struct.unpack_from("<Q", data, 32)
+    blocks, _ = struct.unpack_from("<QQ", data, 40 + 16 * m.SECTIONS.index("blocks"))
+
+    assert struct.unpack_from("<Q", data, 216) == (m.siphash(data[end:blocks]),)
+    assert struct.unpack_from("<Q", data, 40) == (224,)
+
+
+def test_no_flipped_bit_is_overlooked_when_all_is_read() -> None:
+    for example_of in (example, linked):
+        raw = bytearray(m.encode(example_of()))
+        for at in range(len(raw)):
+            raw[at] ^= 1 << at % 8
+            with pytest.raises(StoreCorrupt):
+                m.decode(bytes(raw))
+            raw[at] ^= 1 << at % 8
+
+
+def test_a_manifest_from_before_there_was_a_checksum_is_read(hook: ModuleType, tmp_path: Path) -> None:
+    """Its first section stands where the checksum is now."""
+    raw = m.encode(example())
+    sections = [struct.unpack_from("<QQ", raw, 40 + 16 * number) for number in range(11)]
+    directory = b"".join(struct.pack("<QQ", at - 8, length) for at, length in sections)
+    (end,) = struct.unpack_from("<Q", raw, 32)
+    preamble = struct.pack("<Q", end - 8) + directory + raw[224:end]
+    old = raw[:16] + struct.pack("<QQ", len(raw) - 8, m.siphash(preamble)) + preamble + raw[end:]
+
+    assert m.decode(old) == m.decode(raw)
+    path = write_private(tmp_path / "m.velo", old)
+    assert hook.Manifest(path, str(tmp_path), BUILD.identity()).block(b"/p") is not None
+
+
 def test_vnode_is_56_bytes_and_stamps_stand_beside_it() -> None:
     """The vnode of /p/app.py, by the offsets of FORMAT.md 3.5."""
     data = m.encode(example())

@@ -160,6 +160,7 @@ def _repair_manifest(data: bytes) -> bytes:
             check = manifest.siphash(data[at + 8 : at + size])
             data = _put(data, at, check.to_bytes(8, "little"))
     end = int.from_bytes(data[32:40], "little")
+    data = _put(data, 216, manifest.siphash(data[end:blocks]).to_bytes(8, "little"))
     return _put(data, 24, manifest.siphash(data[32:end]).to_bytes(8, "little"))
 
 

@@ -321,7 +321,7 @@ def _encode_links(files: Sequence[FileRecord]) -> bytes:
 
 
 def _assemble(tables: dict[str, bytes], links: bytes) -> bytes:
-    at = TABLES_START
+    at = TABLES_START + 8
     directory = bytearray()
     body = bytearray()
     preamble_end = 0
@@ -332,7 +332,9 @@ def _assemble(tables: dict[str, bytes], links: bytes) -> bytes:
         directory += SECTION.pack(at, len(table))
         body += table + bytes(-len(table) % 8)
         at += len(table) + -len(table) % 8
-    rest = preamble_end.to_bytes(8, "little") + directory + body + links
+    blocks = len(body) - len(tables["blocks"])  # a multiple of eight, so that nothing follows
+    paths = siphash(bytes(body[preamble_end - TABLES_START - 8 : blocks]))
+    rest = preamble_end.to_bytes(8, "little") + directory + paths.to_bytes(8, "little") + body + links
     check = siphash(rest[: preamble_end - PREAMBLE_START])
     return HEADER.pack(MAGIC, VERSION, FEATURES, at + len(links), check) + rest
 
@@ -390,8 +392,22 @@ def _sections(view: memoryview) -> dict[str, memoryview]:
         if at % 8 or at + length > size:
             raise ValueError(f"section {name} lies outside the file")
         tables[name] = view[at : at + length]
+    _check_paths(view, preamble_end)
     tables["links"] = view[at + length + -length % 8 :]  # after the last section
     return tables
+
+
+def _check_paths(view: memoryview, preamble_end: int) -> None:
+    """Compare the path tables with their checksum, which stands between directory and first section.
+
+    Only here: a start compares each path that it looks up, and has no time for all of them.
+    """
+    first, _ = SECTION.unpack_from(view, PREAMBLE_START + 8)
+    blocks, _ = SECTION.unpack_from(view, PREAMBLE_START + 8 + SECTION.size * SECTIONS.index("blocks"))
+    if first >= TABLES_START + 8:  # an older Velo wrote none
+        check = int.from_bytes(view[TABLES_START : TABLES_START + 8], "little")
+        if siphash(view[preamble_end:blocks]) != check:
+            raise ValueError("checksum of the path tables differs")
 
 
 def _slice(strings: bytes, at: int, length: int) -> str:

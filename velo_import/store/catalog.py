@@ -64,12 +64,10 @@ class Location(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """The stamp that a file had when all of it was verified, when that was in seconds, and the digest of a
-    file whose name does not tell it."""
+    """The stamp that a file had when all of it was verified, and when that was in seconds."""
 
     stamp: Stamp
     when: int
-    digest: bytes = b""
 
 
 class PackRecord(NamedTuple):
@@ -118,7 +116,7 @@ class Writing:
 
     def put_verified(self, where: int, name: bytes, verified: Verified) -> None:
         """Record that a loose blob (`name` is its digest) or a pack (its id) has been verified."""
-        row = VERIFIED.pack(*verified.stamp, verified.when) + verified.digest
+        row = VERIFIED.pack(*verified.stamp, verified.when)
         self._rows["verified"][bytes((where,)) + name] = row
 
     def remove_verified(self, keys: Iterable[tuple[int, bytes]]) -> None:
@@ -336,9 +334,9 @@ class Catalog:
         """Loose blobs (by LOOSE and digest), packs (by PACKED and id) and others that were verified."""
         found = {}
         for key, value in self._rows("verified"):
-            if len(value) in (VERIFIED.size, VERIFIED.size + 32):
-                *stamp, when = VERIFIED.unpack_from(value)
-                found[key[0], key[1:]] = Verified(Stamp(*stamp), when, value[VERIFIED.size :])
+            if len(value) == VERIFIED.size:
+                *stamp, when = VERIFIED.unpack(value)
+                found[key[0], key[1:]] = Verified(Stamp(*stamp), when)
         return found
 
     def pack(self, pack_id: str) -> PackRecord | None:

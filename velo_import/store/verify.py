@@ -93,8 +93,7 @@ def verify(
     with ThreadPoolExecutor(jobs) as pool:
         for start in range(0, len(chosen), _BATCH):
             batch = chosen[start : start + _BATCH]
-            expected = [_digest_before(subject, known) for subject in batch]
-            for subject, verdict in zip(batch, pool.map(_judge, batch, expected), strict=True):
+            for subject, verdict in zip(batch, pool.map(_judge, batch), strict=True):
                 work.note(subject, verdict)
                 done += subject.stamp.size
                 progress(done, total)
@@ -135,7 +134,7 @@ class _Verifying:
         self.catalog = catalog
         self.result = Verification(dict.fromkeys(KINDS, 0), skipped, 0, [], [], {}, [])
         self.bytes = 0
-        self.pending: list[tuple[Subject, bytes]] = []
+        self.pending: list[Subject] = []
         self.manifests: list[Subject] = []
         self.recorded = time.monotonic()
 
@@ -153,7 +152,7 @@ class _Verifying:
             if subject.kind == MANIFEST:
                 self.manifests.append(subject)
             if subject.kind in _WHERE:
-                self.pending.append((subject, verdict.digest))
+                self.pending.append(subject)
         if time.monotonic() - self.recorded > _RECORD_EVERY:
             self._record()  # Hours of reading are not lost when somebody stops it.
 
@@ -176,8 +175,8 @@ class _Verifying:
         now = int(time.time())
         known = self.catalog.packs()
         with self.catalog.write() as writing:
-            for subject, digest in pending:
-                writing.put_verified(*_key(subject), Verified(subject.stamp, now, digest))
+            for subject in pending:
+                writing.put_verified(*_key(subject), Verified(subject.stamp, now))
                 record = known.get(subject.name) if subject.kind == PACK else None
                 if record is not None and record.stamp != subject.stamp:
                     writing.put_record(record._replace(stamp=subject.stamp))
@@ -205,12 +204,6 @@ def _key(subject: Subject) -> tuple[int, bytes]:
     if subject.kind == MANIFEST:
         return _WHERE[MANIFEST], blake3(os.fsencode(subject.name)).digest()
     return _WHERE[subject.kind], bytes.fromhex(subject.name)
-
-
-def _digest_before(subject: Subject, known: Mapping[tuple[int, bytes], Verified]) -> bytes:
-    """What a manifest held when it was verified last, if nobody has written to it since; else nothing."""
-    last = known.get(_key(subject)) if subject.kind == MANIFEST else None
-    return last.digest if last is not None and last.stamp == subject.stamp else b""
 
 
 # -- which files there are -------------------------------------------------------------------------
@@ -259,16 +252,13 @@ class _Verdict(NamedTuple):
 
     damaged: bool
     reason: str
-    digest: bytes = b""
 
 
 _SOUND = _Verdict(False, "")
 
 
-def _judge(subject: Subject, expected: bytes) -> _Verdict:
+def _judge(subject: Subject) -> _Verdict:
     try:
-        if subject.kind == MANIFEST:
-            return _judge_manifest(subject, expected)
         reason = _JUDGES[subject.kind](subject)
         return _Verdict(True, reason) if reason else _SOUND
     except UnknownFormat as error:
@@ -300,17 +290,13 @@ def _judge_blob(subject: Subject) -> str:
     return "" if is_right else "its content is not what its name says"
 
 
-def _judge_manifest(subject: Subject, expected: bytes) -> _Verdict:
+def _judge_manifest(subject: Subject) -> str:
     data = read_file(subject.path)
     magic, version = data[:8], int.from_bytes(data[8:12], "little")
     if magic == manifest.MAGIC and version > manifest.VERSION:
         raise UnknownFormat(f"manifest has version {version}, unknown to this Velo")
     manifest.decode(data)
-    digest = blake3(data).digest()
-    # Its tables of paths have no checksum (FORMAT.md, section 3); but without a write nothing may change.
-    if expected and digest != expected:
-        return _Verdict(True, "its bytes have changed since it was verified, and nobody has written to it")
-    return _Verdict(False, "", digest)
+    return ""
 
 
 def _judge_root(subject: Subject) -> str:
@@ -318,4 +304,10 @@ def _judge_root(subject: Subject) -> str:
     return ""
 
 
-_JUDGES = {PACK: _judge_pack, BLOB: _judge_blob, TWIN: _judge_blob, ROOT: _judge_root}
+_JUDGES = {
+    PACK: _judge_pack,
+    BLOB: _judge_blob,
+    TWIN: _judge_blob,
+    MANIFEST: _judge_manifest,
+    ROOT: _judge_root,
+}

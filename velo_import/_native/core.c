@@ -272,6 +272,16 @@ PyDoc_STRVAR(map_private_doc,
              "Map a file that only its owner (we, root, or the store's) could have written; with its size, times and\n"
              "inode. Raises OSError and Unusable.");
 
+PyDoc_STRVAR(look_at_remains_doc,
+             "look_at_remains(python_class: type, weak: type, function: type, stdlib: bytes, ignored: tuple,\n"
+             "    get_objects: Callable[[], list], deep: bool) -> tuple[list, list, set[str]]\n\n"
+             "Objects alive that have a finaliser, or are known to do something when destroyed, except those\n"
+             "`ignored`; callbacks of weak references; files of native code, not CPython's, that cleans up.\n"
+             "`python_class` is any class made by a `class` statement, `weak` and `function` are the types of weak\n"
+             "references and of functions, `stdlib` is the folder of the standard library's native modules.\n"
+             "`deep` looks also at what the collector does not list, which costs three times as much.\n"
+             "Raises OverflowError when there is too much, RuntimeError in an interpreter that is not the main one.");
+
 static PyMethodDef functions[] = {
     {"map_file", map_file, METH_O, map_file_doc},
     {"map_private", velo_map_private, METH_VARARGS, map_private_doc},
@@ -279,6 +289,7 @@ static PyMethodDef functions[] = {
     {"load_code", (PyCFunction)(void (*)(void))load_code, METH_FASTCALL, load_code_doc},
     {"serve", (PyCFunction)(void (*)(void))velo_serve, METH_FASTCALL, serve_doc},
     {"take_lock", take_lock, METH_O, take_lock_doc},
+    {"look_at_remains", velo_look_at_remains, METH_VARARGS, look_at_remains_doc},
     {NULL, NULL, 0, NULL},
 };
 

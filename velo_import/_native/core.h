@@ -72,4 +72,7 @@ int velo_add_finder(PyObject *module, State *state);
 PyObject *velo_map_private(PyObject *module, PyObject *arguments);
 PyObject *velo_serve(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 
+/* What is alive and would do something when destroyed; see remains.c. */
+PyObject *velo_look_at_remains(PyObject *module, PyObject *arguments);
+
 #endif

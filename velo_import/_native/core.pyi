@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from importlib.machinery import ModuleSpec
+from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
@@ -83,3 +84,17 @@ class VeloFinder:
     ) -> None: ...
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None: ...
     def invalidate_caches(self) -> None: ...
+
+def look_at_remains(
+    python_class: type,
+    weak: type,
+    function: type,
+    stdlib: bytes,
+    ignored: tuple[object, ...],
+    get_objects: Callable[[], list[object]],
+    deep: bool,
+    /,
+) -> tuple[list[object], list[object], set[str]]:
+    """Objects alive that have a finaliser, callbacks of weak references, and files of foreign native code
+    that cleans up. Raises OverflowError when there is too much, RuntimeError outside the main interpreter.
+    """

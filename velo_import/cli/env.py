@@ -63,6 +63,7 @@ def command(shell: str | None, manifest: str, as_json: bool) -> None:
         manifest=manifest,
         check=chosen.check if chosen.values["check"].origin != "default" else "",
         remember=chosen.remember if chosen.values["run.remember"].origin != "default" else "",
+        calm=chosen.calm,
         learn=chosen.learn_enabled,
     )
     # All that injection needs, also what is set already: the output may be kept and used elsewhere.

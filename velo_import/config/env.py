@@ -27,6 +27,7 @@ LOG = "VELO_LOG"
 STATS = "VELO_STATS"
 SHARED = "VELO_SHARED"
 REMEMBER = "VELO_REMEMBER"
+CALM = "VELO_CALM"
 NO_PROGRESS = "VELO_NO_PROGRESS"
 
 VARIABLES = (
@@ -51,6 +52,7 @@ VARIABLES = (
         "which work of a start is done once and kept: compiling regular expressions, and the text that "
         "dataclasses and namedtuple make",
     ),
+    Variable(CALM, "`0`", "leaves the garbage collector alone: as many collections as without Velo"),
     Variable(NO_PROGRESS, "`1`", "no progress display, even on a terminal"),
 )
 

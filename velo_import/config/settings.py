@@ -75,6 +75,10 @@ class Settings:
         return str(self.values["check"].value)
 
     @property
+    def calm(self) -> bool:
+        return bool(self.values["run.calm"].value)
+
+    @property
     def remember(self) -> str:
         return str(self.values["run.remember"].value)
 
@@ -145,6 +149,7 @@ KEYS = (
     Key(
         "store.shared", "another account's store, read only, below the own one", _folder, variable=env.SHARED
     ),
+    Key("run.calm", "spare the garbage collector", _switch, default=True),
     Key("run.remember", "work of a start that is kept", _remember, default="all", variable=env.REMEMBER),
 )
 

@@ -15,13 +15,15 @@ class Counts:
     """Plain counters, bumped on the hot path and read at exit.
 
     `wanted` maps modules that a learning run could serve next time to their files. They are kept by name
-    because a module whose import failed is in no other list at exit. `absent` holds names that no folder was
-    known to offer. `inputs` are patterns and source texts that could be remembered (remembered.py), whose
-    table `open_memory` opens at first use.
+    because a module whose import failed is in no other list at exit. `settle` is called with each served
+    module, and `calm` says that nothing was taken apart at exit (calm.py). `absent` holds names that no
+    folder was known to offer. `inputs` are patterns and source texts that could be remembered
+    (remembered.py), whose table `open_memory` opens at first use.
     """
 
     __slots__ = (
         "absent",
+        "calm",
         "deferred",
         "errors",
         "inputs",
@@ -32,6 +34,7 @@ class Counts:
         "patterns",
         "reasons",
         "served",
+        "settle",
         "sources",
         "stale",
         "verify",
@@ -40,6 +43,8 @@ class Counts:
 
     def __init__(self, verify: bool = False) -> None:
         self.verify = verify
+        self.settle: Any = None
+        self.calm = False
         self.install_us = 0
         self.memory: Memory | None = None
         self.open_memory: Callable[[], Memory] | None = None

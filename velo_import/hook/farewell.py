@@ -71,7 +71,8 @@ def append_statistics(target: str, counts: "Counts") -> None:
     )
     line = (
         f'{{"runtime": "python", "pid": {getpid()}, "version": {quoted(sys.version.split()[0])}, '
-        f'"argv": [{argv}], {numbers}, "wanted": {len(counts.wanted)}, "reasons": {{{reasons}}}}}\n'
+        f'"argv": [{argv}], {numbers}, "wanted": {len(counts.wanted)}, '
+        f'"calm": {"true" if counts.calm else "false"}, "reasons": {{{reasons}}}}}\n'
     )
     try:
         if target == "1":

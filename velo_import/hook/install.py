@@ -17,9 +17,11 @@ from posix import geteuid, register_at_fork, stat
 from time import perf_counter_ns
 
 import velo_import.hook.mapping as mapping
+from velo_import.hook.calm import Calm
 from velo_import.hook.counts import Counts
 from velo_import.hook.finder import VeloFinder
 from velo_import.hook.manifest import HASH_KEY, NEVER, ROOT_ONLY, STAT, Manifest, Unusable
+from velo_import.hook.remains import reason_to_tidy
 from velo_import.hook.remembered import open_memory
 
 TYPE_CHECKING = False
@@ -142,25 +144,53 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
         if environ.get("VELO_LOG"):
             finder = load("log")["LoggingFinder"](finder)
         sys.meta_path.insert(sys.meta_path.index(PathFinder), finder)
-    _at_exit(home, key, identity, counts, load)
+    calm = None
+    if environ.get("VELO_CALM", "1") not in ("", "0"):
+        calm = Calm(mapping.load_extension("gc"))
+        counts.settle = calm.settle
+    _at_exit(home, key, identity, counts, load, calm)
     counts.install_us = (perf_counter_ns() - started) // 1000
 
 
-def _at_exit(home: str, key: str, identity: bytes, counts: Counts, load: "Callable[[str], Any]") -> None:
-    """Register the exit function, so that `atexit` itself stays out of `sys.modules` where it was not."""
+def _at_exit(
+    home: str,
+    key: str,
+    identity: bytes,
+    counts: Counts,
+    load: "Callable[[str], Any]",
+    calm: "Calm | None",
+) -> None:
+    """Register the exit function, so that `atexit` itself stays out of `sys.modules` where it was not.
+
+    `calm` is None where the collector is left alone.
+    """
     was_there = "atexit" in sys.modules
     import atexit
 
     if not was_there:
         del sys.modules["atexit"]
 
+    # Exit functions run in reverse order: those that were there before us may still open and keep things.
+    is_last = not atexit._ncallbacks()
+
     def farewell() -> None:
+        try:
+            if calm is not None:
+                reason = "an earlier exit function" if not is_last else calm.reason_to_collect()
+                reason = reason or reason_to_tidy()
+                counts.calm = not reason
+                if reason:
+                    counts.reasons[f"exit: {reason}"] = 1
+        except Exception as error:
+            counts.reasons[f"exit: {type(error).__name__}"] = 1
         try:
             counts.note_new(sys.modules)
             if counts.wanted or "VELO_STATS" in environ:
                 load("farewell")["farewell"](home, key, identity, counts, mapping.take_lock)
         except Exception:
             pass
+        if calm is not None and counts.calm:
+            calm.leave_all()
 
     atexit.register(farewell)
     register_at_fork(after_in_child=counts.reset)

@@ -100,9 +100,13 @@ class VeloSourceLoader(SourceFileLoader):
         memory = counts.remembered() if fullname in REMEMBERED else None
         if memory is not None:
             pack, records, at = memory.adapted(self, pack, records, at)
+        if counts.settle is not None:
+            counts.settle()
         try:
             code = mapping.load_code(path, self._cached, records, at, folder.asks, pack)
             if code is None and is_content_unchanged(path, records, at):
+                # Served, and learned anew: it would be read and hashed at every start from now on.
+                counts.wanted[fullname] = path
                 code = mapping.load_code(path, self._cached, records, at, False, pack)
         except IndexError:
             counts.defer_learnable("pack missing", fullname, path)

@@ -115,6 +115,10 @@ def load_code(
     return code
 
 
+# What is alive and would do something when destroyed; only C can see whose code cleans up (remains.py).
+look_at_remains: "Any" = None
+
+
 def serve(loader: "Any", fullname: str) -> "CodeType | None":
     """The native module's short way to a module's code. Here there is none: the loader goes its own way."""
     return None
@@ -192,11 +196,11 @@ def load_native(name: str, path: str) -> "Any":
 
 def use_native(path: str) -> "Any":
     """Replace these functions by the native module's; gives it, or None where it does not fit."""
-    global map_file, is_unchanged, load_code, serve, take_lock
+    global look_at_remains, map_file, is_unchanged, load_code, serve, take_lock
     try:
         native = load_native("velo_import._native.core", path)
     except (ImportError, OSError, SystemError):
         return None
     map_file, is_unchanged, take_lock = native.map_file, native.is_unchanged, native.take_lock
-    load_code, serve = native.load_code, native.serve
+    load_code, serve, look_at_remains = native.load_code, native.serve, native.look_at_remains
     return native

@@ -24,6 +24,7 @@ def child_environment(
     manifest: str = "",
     check: str = "",
     remember: str = "",
+    calm: bool = True,
     learn: bool = True,
 ) -> dict[str, str]:
     """What the child gets. Applied twice it changes nothing; with VELO_DISABLE set it changes nothing at
@@ -41,6 +42,8 @@ def child_environment(
         child["VELO_MANIFEST"] = os.path.abspath(manifest or child["VELO_MANIFEST"])
     if check:
         child["VELO_CHECK"] = check
+    if not calm and not child.get("VELO_CALM"):
+        child["VELO_CALM"] = "0"
     if remember:
         child["VELO_REMEMBER"] = remember
     if not learn and not child.get("VELO_READONLY"):

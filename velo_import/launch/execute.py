@@ -68,6 +68,7 @@ def _accelerated(environment: dict[str, str], options: Mapping[str, str], progra
         manifest=options.get("manifest", ""),
         check=options.get("check", ""),
         remember=options.get("remember", ""),
+        calm=options.get("calm", "yes") == "yes",
         learn=learn,
     )
 
@@ -134,7 +135,11 @@ def _configured(environ: Mapping[str, str]) -> dict[str, str]:
     from ..config.settings import load  # Parsing TOML costs 30 ms; only those with a file pay it.
 
     settings = load(environ, folder)
-    configured = {"home": settings.home, "learn": "yes" if settings.learn_enabled else "no"}
+    configured = {
+        "home": settings.home,
+        "learn": "yes" if settings.learn_enabled else "no",
+        "calm": "yes" if settings.calm else "no",
+    }
     if settings.shared:
         configured["shared"] = settings.shared
     if settings.values["check"].origin not in ("default", "variable VELO_CHECK"):

@@ -1,0 +1,527 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The finder in C and its Python twin beside CPython's own: the same answers, hostile manifests included.
+
+The stories of tests/e2e are told with both as well; here are the cases that need a manifest made by hand.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import marshal
+import os
+import shutil
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from importlib.machinery import ExtensionFileLoader, FileFinder, ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import velo_import.hook.finder as twin_finder
+import velo_import.hook.manifest as twin_manifest
+from tests.support.native import compiled, run_under_sanitizers
+from tests.support.running import CHECKOUT
+from velo_import.format import manifest as m
+from velo_import.hook import loader, mapping
+from velo_import.hook.counts import Counts
+
+DETAILS: list[tuple[str, Any]] = [
+    (suffix, kind)
+    for kind, group in sys.modules["_frozen_importlib_external"]._get_supported_file_loaders()
+    for suffix in group
+]
+SUFFIXES = tuple(suffix for suffix, _ in DETAILS)
+SOURCE = SUFFIXES.index(".py")
+BUILD = m.Build(
+    sys.implementation.cache_tag, importlib.util.MAGIC_NUMBER, sys.flags.optimize, sys.abiflags, SUFFIXES
+)
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The native module as the hook loads it; the loader uses its functions meanwhile."""
+    path = compiled("core", tmp_path_factory.mktemp("native"), "-O2")
+    return mapping.load_native("velo_import._native.core", str(path))
+
+
+@pytest.fixture(params=["native", "twin"])
+def body(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Each of the two bodies of reader and finder."""
+    if request.param == "twin":
+        return SimpleNamespace(
+            VeloFinder=twin_finder.VeloFinder,
+            Manifest=twin_manifest.Manifest,
+            Unusable=twin_manifest.Unusable,
+        )
+    native = request.getfixturevalue("native")
+    for name in ("map_file", "is_unchanged", "load_code", "serve", "take_lock"):
+        monkeypatch.setattr(mapping, name, getattr(native, name))
+    return native
+
+
+class Environment:
+    """A folder on `sys.path` with its manifest and its pack, as ingest would write them."""
+
+    def __init__(self, folder: Path, files: dict[str, str]) -> None:
+        self.folder, self.root = folder, folder / "root"
+        for name, text in files.items():
+            path = self.root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        self.counts = Counts()
+
+    def manifest(self) -> m.Manifest:
+        """The tree as it is now."""
+        pack, places = bytearray(), {}
+        sources = sorted(self.root.rglob("*.py"))
+        for source in sources:
+            code = marshal.dumps(compile(source.read_text(), "elsewhere", "exec"))
+            places[source] = len(pack), len(code)
+            pack += code
+        path = self.folder / "packs" / "pack"
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_bytes(pack)
+        folders = [self.root, *(each for each in sorted(self.root.rglob("*")) if each.is_dir())]
+        records = [_file(each) for each in [*folders, *sources]]
+        places_of = {Path(record.path): at for at, record in enumerate(records)}
+        listed = []
+        for folder in folders:
+            modules = []
+            for name, mask in m.candidates(os.listdir(folder), SUFFIXES).items():
+                source = folder / f"{name}.py"
+                flags = m.IS_FOLDER if (folder / name).is_dir() else 0
+                if source in places:
+                    where = places[source]
+                    check = m.siphash(source.read_bytes())
+                    known = (SOURCE, places_of[source], 0, *where, check, 0)
+                    modules.append(m.ModuleRecord(name, mask, flags, *known))
+                else:
+                    modules.append(m.ModuleRecord(name, mask, flags))
+            listed.append(m.FolderRecord(str(folder), 0, *_stamp(folder), tuple(modules)))
+        status = path.stat()
+        return m.Manifest(
+            BUILD,
+            sys.prefix,
+            [m.RootRecord(str(self.root), m.TREE, m.STAT, *_stamp(self.root))],
+            listed,
+            records,
+            [m.PackRecord("pack", "demo", status.st_size, *_stamp(path))],
+        )
+
+    def write(self, data: bytes) -> str:
+        path = self.folder / "manifest.velo"
+        path.unlink(missing_ok=True)
+        path.write_bytes(data)
+        return str(path)
+
+    def finder(self, body: Any, data: bytes | None = None) -> Any:
+        path = self.write(m.encode(self.manifest()) if data is None else data)
+        opened = body.Manifest(path, str(self.folder / "packs"), BUILD.identity(), os.geteuid())
+        hooks = sys.path_hooks[0], sys.path_hooks[1]
+        return body.VeloFinder([opened], self.counts, None, hooks, DETAILS)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _file(path: Path) -> m.FileRecord:
+    status = path.stat()
+    flags = m.DIRECTORY if path.is_dir() else 0
+    return m.FileRecord(str(path), m.NO_DIGEST, status.st_size, *_stamp(path), status.st_mode, flags)
+
+
+FILES = {
+    "plain.py": "VALUE = 1\n",
+    "box/__init__.py": "",
+    "box/inner.py": "VALUE = 2\n",
+    "box/deep/__init__.py": "",
+    "box/deep/leaf.py": "",
+    "both/__init__.py": "",
+    "both.py": "# never seen: the package wins",
+    "spaces/part.py": "",
+    "n\N{LATIN SMALL LETTER E WITH ACUTE}e.py": "VALUE = 3\n",
+}
+NAMES = ("plain", "box", "box.inner", "box.deep", "box.deep.leaf", "both", "spaces", "spaces.part")
+NAMES += (
+    "n\N{LATIN SMALL LETTER E WITH ACUTE}e",
+    "absent",
+    "box.absent",
+    "absent.part",
+    "",
+    "plain\0",
+    "\udc80",
+)
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
+    """The tree above as the only folder on `sys.path`."""
+    made = Environment(tmp_path, FILES)
+    monkeypatch.setattr(sys, "path", [str(made.root)])
+    # pytest's own hooks are strangers, and so is pytest's finder.
+    hooks = [
+        hook
+        for hook in sys.path_hooks
+        if "zipimporter" in repr(hook) or "path_hook_for_FileFinder" in repr(hook)
+    ]
+    monkeypatch.setattr(sys, "path_hooks", hooks)
+    yield made
+    for key in [key for key in sys.path_importer_cache if key.startswith(str(tmp_path))]:
+        del sys.path_importer_cache[key]
+
+
+def path_for(environment: Environment, name: str) -> list[str] | None:
+    """Where a parent would have its modules looked for."""
+    parent = name.rpartition(".")[0]
+    return [str(environment.root / parent.replace(".", "/"))] if parent else None
+
+
+def described(spec: ModuleSpec | None) -> object:
+    """Everything that a program can see of a spec."""
+    if spec is None:
+        return None
+    loader = spec.loader
+    assert type(spec) is ModuleSpec
+    assert spec.cached or spec.origin is None  # the standard finder fills it in when it is asked for
+    facts = {name: value for name, value in vars(spec).items() if name != "loader"}
+    return list(facts.items()), vars(loader), isinstance(loader, SourceFileLoader)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_specs_are_those_of_the_standard_finder(body: Any, environment: Environment, name: str) -> None:
+    """What is answered at all is what `PathFinder` answers, to the order of its attributes."""
+    finder = environment.finder(body)
+    path = path_for(environment, name)
+
+    answer = finder.find_spec(name, path, None)
+
+    expected = PathFinder.find_spec(name, path) if name and "\0" not in name else None
+    assert answer is None or described(answer) == described(expected)
+    has_file = expected is not None and expected.origin is not None
+    assert (answer is not None) == has_file
+    assert finder.find_spec(name=name, path=path, target=None) is None or has_file
+    assert environment.counts.errors == 0
+
+
+def test_code_comes_from_the_pack_and_is_counted(body: Any, environment: Environment) -> None:
+    """Each module's code is that of its source, under the name of its source."""
+    finder = environment.finder(body)
+    for served, name in enumerate(("plain", "box.inner", "box.deep"), 1):
+        spec = finder.find_spec(name, path_for(environment, name))
+        code = spec.loader.get_code(name)
+        assert code.co_filename == spec.origin
+        assert environment.counts.served == served
+    assert finder.find_spec("plain").loader.get_code("plain").co_consts[0] == 1
+    with pytest.raises(ImportError):
+        finder.find_spec("plain").loader.get_code("another")
+
+
+def edit_source(root: Path) -> None:
+    (root / "plain.py").write_text("VALUE = 'edited'\n")
+
+
+def add_module(root: Path) -> None:
+    (root / "new.py").write_text("")
+
+
+def remove_module(root: Path) -> None:
+    (root / "plain.py").unlink()
+
+
+def replace_module_by_package(root: Path) -> None:
+    (root / "plain").mkdir()
+    (root / "plain" / "__init__.py").write_text("")
+
+
+def remove_initialiser(root: Path) -> None:
+    (root / "box" / "__init__.py").unlink()
+
+
+def add_native_initialiser(root: Path) -> None:
+    (root / "box" / f"__init__{SUFFIXES[0]}").write_bytes(b"")
+
+
+def make_module_a_folder(root: Path) -> None:
+    (root / "plain.py").unlink()
+    (root / "plain.py").mkdir()
+
+
+def remove_everything(root: Path) -> None:
+    shutil.rmtree(root)
+
+
+CHANGES = (
+    edit_source,
+    add_module,
+    remove_module,
+    replace_module_by_package,
+    remove_initialiser,
+    add_native_initialiser,
+    make_module_a_folder,
+    remove_everything,
+)
+
+
+@pytest.mark.parametrize("is_warm", [False, True], ids=["before", "between"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_is_seen(
+    body: Any, environment: Environment, change: Callable[[Path], None], is_warm: bool
+) -> None:
+    """Folders change, before or between searches: no answer that `PathFinder` would not give."""
+    finder = environment.finder(body)
+    if is_warm:
+        for name in NAMES:
+            finder.find_spec(name, path_for(environment, name))
+    change(environment.root)
+
+    for name in (*NAMES[:-3], "new"):
+        path = path_for(environment, name)
+        answer = finder.find_spec(name, path)
+        importlib.invalidate_caches()  # the standard finder may trust its own listing within one tick
+        expected = PathFinder.find_spec(name, path)
+        assert answer is None or described(answer) == described(expected), name
+    assert environment.counts.errors == 0
+
+
+def test_a_changed_import_system_is_left_alone(
+    body: Any, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever replaces a method, a hook or `PathFinder` itself is served as without us."""
+    finder = environment.finder(body)
+    assert finder.find_spec("plain") is not None
+    for where, name in (
+        (SourceFileLoader, "get_code"),
+        (SourceFileLoader, "exec_module"),
+        (SourceFileLoader, "source_to_code"),
+        (FileFinder, "find_spec"),
+        (PathFinder, "find_spec"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, lambda *_, **__: None)
+            assert finder.find_spec("plain") is None, name
+        assert finder.find_spec("plain") is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "meta_path", [])
+        assert finder.find_spec("plain") is None
+        patch.undo()
+        patch.setattr(sys, "path_hooks", [lambda path: None, *sys.path_hooks])
+        assert finder.find_spec("plain") is None
+    assert environment.counts.reasons["import system changed"] == 7
+    assert finder.find_spec("plain") is not None
+
+
+def test_strange_paths_are_no_error(body: Any, environment: Environment) -> None:
+    """Entries that are no text, missing, repeated or subclasses of text; iterators, and paths that raise."""
+
+    class Text(str):
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("compared")
+
+        __hash__ = str.__hash__
+
+    finder = environment.finder(body)
+    root = str(environment.root)
+    for path in ([b"bytes", 5, None, root], ["/missing", root, root], iter([root]), (root,)):
+        assert finder.find_spec("plain", path) is not None
+    assert finder.find_spec("plain", [str(environment.root / "plain.py")]) is None
+    assert environment.counts.errors == 0
+    finder.find_spec("plain", [Text(root)])
+    before = environment.counts.errors
+    for wrong in (5, [root + "\0"]):
+        assert finder.find_spec("plain", wrong) is None
+        before += 1
+        assert environment.counts.errors == before
+
+
+def test_forgetting_asks_again(body: Any, environment: Environment) -> None:
+    """`invalidate_caches` in the middle of a program changes no answer."""
+    finder = environment.finder(body)
+    before = [described(finder.find_spec(name, path_for(environment, name))) for name in NAMES]
+    finder.invalidate_caches()
+    assert before == [described(finder.find_spec(name, path_for(environment, name))) for name in NAMES]
+
+
+# -- hostile manifests ---------------------------------------------------------------------------------------
+
+ODD = (0, 1, 2, 7, 8, 9, 24, 48, 80, 255, 1 << 16, 1 << 24, (1 << 32) - 1, 1 << 32, 1 << 62, (1 << 63) - 8)
+ODD += (1 << 63, (1 << 64) - 8, (1 << 64) - 1)
+
+
+def signed_again(raw: bytearray) -> bytes:
+    """The same bytes with right checksums wherever there still is something to sum up."""
+    size = len(raw)
+    at, length = struct.unpack_from("<QQ", raw, 40 + 16 * m.SECTIONS.index("blocks"))
+    end = min(at + length, size)
+    while at + 72 <= end:
+        (block,) = struct.unpack_from("<Q", raw, at + 8)
+        if block < 72 or at + block > end:
+            break
+        struct.pack_into("<Q", raw, at, m.siphash(bytes(raw[at + 8 : at + block])))
+        at += block
+    (preamble,) = struct.unpack_from("<Q", raw, 32)
+    if 216 <= preamble <= size:
+        struct.pack_into("<Q", raw, 24, m.siphash(bytes(raw[32:preamble])))
+    return bytes(raw)
+
+
+def everything(body: Any, path: str, folder: str, names: list[bytes]) -> list[object]:
+    """All that a reader can be asked, or that it will not have the file."""
+    try:
+        reader = body.Manifest(path, folder, BUILD.identity(), 0)
+    except body.Unusable as reason:
+        return [str(reason)]
+    answers: list[object] = [reader.prefix()]
+    for ask, keys in ((reader.root, range(3)), (reader.pack_name, range(3)), (reader.block, names)):
+        for key in keys:
+            try:
+                found = ask(key)
+            except body.Unusable as reason:
+                answers.append(str(reason))
+                continue
+            if ask == reader.block and found is not None:
+                stamp = found.mtime, found.ctime, found.ino, found.root
+                found = (*stamp, list(found.table.items()), list(found.records))
+            answers.append(found)
+    return answers
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_hostile_manifests_get_one_answer_from_both(native: Any, tmp_path: Path, seed: int) -> None:
+    """Wrong offsets, lengths and counts under right checksums: both readers refuse or read the same."""
+    environment = Environment(tmp_path, FILES)
+    good = m.encode(environment.manifest())
+    twin = SimpleNamespace(Manifest=twin_manifest.Manifest, Unusable=twin_manifest.Unusable)
+    names = [os.fsencode(record.path) for record in environment.manifest().folders]
+    names += [b"", b"/missing", os.fsencode(environment.root / "plain.py")]
+    number = 0
+
+    @settings(max_examples=150, deadline=None, database=None)
+    @given(st.data())
+    def compare(data: st.DataObject) -> None:
+        nonlocal number
+        raw = bytearray(good)
+        for _ in range(data.draw(st.integers(1, 2))):
+            at = 8 * data.draw(st.integers(2, len(raw) // 8 - 1))
+            value = data.draw(st.sampled_from(ODD) | st.integers(0, len(raw)))
+            struct.pack_into("<Q", raw, at, value)
+        number += 1
+        path = tmp_path / f"hostile-{number}"
+        path.write_bytes(signed_again(raw))
+        folder = str(tmp_path / "packs")
+        assert everything(native, str(path), folder, names) == everything(twin, str(path), folder, names)
+        path.unlink()
+
+    compare()
+
+
+def test_the_finder_under_sanitizers(tmp_path: Path, environment: Environment) -> None:
+    """Searches in sound, changed and hostile environments, without a finding of AddressSanitizer or UBSan."""
+    import random
+
+    dice = random.Random(7)
+    good = m.encode(environment.manifest())
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
+    for number in range(400):
+        raw = bytearray(good)
+        for _ in range(dice.randint(1, 3)):
+            struct.pack_into(
+                "<Q", raw, 8 * dice.randrange(2, len(raw) // 8), dice.choice((*ODD, dice.randrange(len(raw))))
+            )
+        (hostile / f"{number:03}").write_bytes(signed_again(raw) if number % 4 else bytes(raw))
+    (hostile / "400").write_bytes(good[: len(good) // 2])
+    (hostile / "401").write_bytes(b"")
+    (hostile / "zzz").write_bytes(good)
+    script = f"""
+import os, sys, gc
+sys.path.insert(0, {str(CHECKOUT)!r})
+import velo_import.hook.loader
+from velo_import.hook import mapping
+from velo_import.hook.counts import Counts
+import _frozen_importlib_external as external
+core = mapping.use_native(sys.argv[1] + "/core.abi3.so")
+root, names = {str(environment.root)!r}, {[name for name in NAMES if name != chr(0xDC80)]!r} + [chr(0xDC80)]
+details = [(s, k) for k, g in external._get_supported_file_loaders() for s in g]
+sys.path[:] = [root, "/missing", ""]
+served = refused = errors = 0
+def paths(name):
+    parent = name.rpartition(".")[0]
+    whole = [root + "/" + parent.replace(".", "/")]
+    return [whole, [5, b"x", "", "/missing", root]] if parent else [None, [root]]
+for name in sorted(os.listdir({str(hostile)!r})):
+    path = {str(hostile)!r} + "/" + name
+    try:
+        manifest = core.Manifest(path, {str(tmp_path / "packs")!r}, {BUILD.identity()!r}, os.geteuid())
+    except core.Unusable:
+        refused += 1
+        continue
+    for index in (0, 1, 1 << 31, (1 << 64) - 1):
+        for ask in (manifest.root, manifest.pack_name, manifest.pack):
+            try:
+                ask(index)
+            except core.Unusable:
+                pass
+    counts = Counts()
+    finder = core.VeloFinder([manifest] * 2, counts, None, tuple(sys.path_hooks[:2]), details)
+    for round in range(2):
+        for wanted in names:
+            for place in paths(wanted):
+                spec = finder.find_spec(wanted, place)
+                if spec is not None and type(spec.loader).__name__ == "VeloSourceLoader":
+                    try:
+                        spec.loader.get_code(wanted)
+                    except (OSError, SyntaxError):
+                        pass
+                    spec.loader._folder.table, len(spec.loader._folder.records)
+        finder.invalidate_caches()
+    served += counts.served
+    errors += counts.errors
+    for wrong in ((), (5,), ("a", None, None, 5)):
+        try:
+            finder.find_spec(*wrong)
+        except TypeError:
+            pass
+os.mkdir(root + "/new")
+os.unlink(root + "/plain.py")
+for wanted in names:
+    for place in paths(wanted):
+        finder.find_spec(wanted, place)
+for wrong in ((), (5,), ([5], counts, None, (1, 2), details), ([], counts, None, (1, 2), [(1, 2)]),
+              ([], counts, None, (1, 2), details * 9), ([manifest] * 9, counts, None, (1, 2), details)):
+    try:
+        core.VeloFinder(*wrong)
+    except (TypeError, ValueError):
+        pass
+    else:
+        sys.exit(f"VeloFinder took {{wrong}}")
+for wrong in ((), (5, 5, 5), (None, None), ("a", "b")):
+    try:
+        core.serve(*wrong)
+    except (TypeError, AttributeError):
+        pass
+    else:
+        sys.exit(f"serve took {{wrong}}")
+del manifest, finder, spec
+gc.collect()
+assert served > 100 and refused > 20 and errors > 20, (served, refused, errors)
+print("all paths")
+"""
+    done = run_under_sanitizers("core", tmp_path, script)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "all paths\n"
+    assert "runtime error" not in done.stderr
+
+
+def test_kinds_of_suffixes_are_those_of_the_interpreter() -> None:
+    """The names used above exist: extension modules first, sources after them."""
+    assert DETAILS[0][1] is ExtensionFileLoader
+    assert dict(DETAILS)[".py"] is SourceFileLoader
+    assert loader.VeloSourceLoader.__mro__[1] is SourceFileLoader

@@ -77,7 +77,18 @@ def _velo_boot(folder, home):
             sys.modules[name] = type(sys)(name)
         library = folder[:-4] + "_native/core.abi3.so"
         native = None
-        for name in "counts mapping calm remains manifest remembered loader finder install".split():
+        for name in [
+            "ahead",
+            "counts",
+            "mapping",
+            "calm",
+            "remains",
+            "manifest",
+            "remembered",
+            "loader",
+            "finder",
+            "install",
+        ]:
             full = "velo_import.hook." + name
             names.append(full)
             before[full] = sys.modules.get(full)

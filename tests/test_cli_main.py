@@ -29,6 +29,7 @@ def test_the_contract_is_there() -> None:
     promised = [
         "run",
         "ingest",
+        "pack",
         "env",
         "enable",
         "disable",

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.coldness import evicted, is_in_memory
 from tests.support.running import CHECKOUT, clean_environment
+from velo_import.ingest.startup import encode_note, mark_of
 
 SOURCE = CHECKOUT / "velo_import" / "_native" / "velo.c"
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
@@ -330,3 +332,65 @@ def test_without_its_script_it_says_what_to_do(installed: Installed) -> None:
     done = installed.run(installed.velo, "status")
     assert done.returncode == 1
     assert b"hint: install Velo again" in done.stderr
+
+
+def note_of(installed: Installed, *words: str) -> Path:
+    """Where the note for reading ahead of a command in the project folder is."""
+    folder = installed.user / ".cache" / "velo" / "run" / "ahead"
+    folder.mkdir(exist_ok=True)
+    return folder / mark_of(words, str(installed.project))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("true",), ("true", "app.py", "more"), ("true", "-x", "--long", "name", "-y"), ("/bin/true", "/abs")],
+    ids=" ".join,
+)
+def test_a_cold_start_is_read_ahead(installed: Installed, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """What the note names is read if the note itself was not in memory, and only then."""
+    installed.prepare()
+    library = tmp_path / "library"
+    library.write_bytes(bytes(300_000))
+    note = note_of(installed, *words)
+    note.write_bytes(encode_note([("/no/such/file", [(0, 1)]), (str(library), [(0, 4096), (4096, 290_000)])]))
+
+    evicted(library)
+    assert installed.run(installed.velo, "run", "--", *words).returncode == 0
+    assert not is_in_memory(library)
+
+    evicted(note)
+    assert installed.is_native("run", "--", *words)
+    assert is_in_memory(library)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"v",
+        b"velo-ahead 1",
+        b"velo-ahead 1\0",
+        b"velo-ahead 1\0/etc/passwd",
+        b"velo-ahead 1\0/etc/passwd\0",
+        b"velo-ahead 1\0/etc/passwd\0\0\0\0",
+        b"velo-ahead 1\0/etc/passwd\0" + b"9" * 60 + b" " + b"9" * 60 + b"\0",
+        b"velo-ahead 1\0/etc/passwd\0-1 -1\0",
+        b"velo-ahead 1\0/etc/passwd\0001 2 3\0",
+        b"velo-ahead 1\0/dev/zero\0000 4096\0",
+        b"velo-ahead 1\0" + b"x" * 5000,
+        b"velo-ahead 1\0/etc/passwd\0" + b"0 1 " * 4000,
+    ],
+)
+def test_a_damaged_note_changes_nothing(installed: Installed, note: bytes) -> None:
+    installed.prepare()
+    path = note_of(installed, "true")
+    path.write_bytes(note)
+    evicted(path)
+
+    done = installed.run(installed.velo, "run", "--", "true")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_very_long_command_line_is_not_read_ahead(installed: Installed) -> None:
+    installed.prepare()
+    assert installed.run(installed.velo, "run", "--", "true", "-" + "x" * 60_000).returncode == 0

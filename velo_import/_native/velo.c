@@ -10,8 +10,12 @@
  * What a store knows of us is `run/launch`, written by launch/injection.py after it has prepared the store:
  * fields separated by NUL, see `read_note`. It is believed only if nobody else could have written it and if it
  * names this very file and the learner that is there now.
+ *
+ * One thing only this program can do: have the kernel read what the start will need before the interpreter is
+ * there (`read_ahead`). The hook does it for programs that were started in another way (hook/ahead.py).
  */
 #define _GNU_SOURCE
+#include "siphash.h"
 #include "stamps.h"
 
 #include <errno.h>
@@ -20,13 +24,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 extern char **environ;
 
-enum { MOST_NOTE = 16384, MOST_PROJECT_FILE = 1 << 20 };
+enum { MOST_NOTE = 16384, MOST_PROJECT_FILE = 1 << 20, MOST_WORDS = 16384, MOST_AHEAD = 1 << 20 };
+enum { STEP = 1 << 17 }; /* the kernel reads no more for one request than its disk's limit, 128 KiB at least */
+static const unsigned long long MOST_BYTES = 256ULL << 20;
 
 /* The path of this program, links resolved; NULL where /proc does not tell. */
 static const char *own_path(char *path, size_t size)
@@ -294,6 +301,94 @@ static void mark_used(const char *home, const char *program)
     }
 }
 
+/* The name of this program's note (ingest/startup.py): a hash of the interpreter and all words up to the first that
+ * is no option, with the current folder unless that one is an absolute path. */
+static int mark_of(char **command, char *mark)
+{
+    static char text[PATH_MAX + MOST_WORDS];
+    size_t words = 1;
+    while (command[words] != NULL && command[words++][0] == '-')
+        ;
+    text[0] = '\0';
+    if (command[words - 1][0] != '/' && (getcwd(text, PATH_MAX) == NULL || text[0] != '/'))
+        return 0;
+    size_t end = strlen(text);
+    for (size_t i = 0; i < words; i++) {
+        size_t length = strlen(command[i]);
+        if (length >= sizeof(text) - end - 1)
+            return 0;
+        memcpy(text + end + 1, command[i], length + 1);
+        end += length + 1;
+    }
+    uint64_t hash = velo_siphash(text, end);
+    for (int i = 0; i < 8; i++)
+        sprintf(mark + 2 * i, "%02x", (unsigned)(hash >> 8 * i & 0xff));
+    return 1;
+}
+
+/* Whether the first page of a file is in memory. */
+static int is_resident(int file)
+{
+    unsigned char answer = 1;
+    void *page = mmap(NULL, 1, PROT_READ, MAP_SHARED, file, 0);
+    if (page != MAP_FAILED) {
+        if (mincore(page, 1, &answer) != 0)
+            answer = 1;
+        munmap(page, 1);
+    }
+    return answer & 1;
+}
+
+/* Have the kernel read the ranges "offset length offset length ..." of a file. */
+static void ask(const char *path, const char *ranges, unsigned long long *rest)
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (file < 0)
+        return;
+    for (;;) {
+        char *end;
+        unsigned long long offset = strtoull(ranges, &end, 10);
+        unsigned long long length = *end == ' ' ? strtoull(end, (char **)&ranges, 10) : 0;
+        if (length == 0 || length > *rest || offset > LLONG_MAX / 2)
+            break;
+        *rest -= length;
+        for (unsigned long long at = 0; at < length; at += STEP)
+            posix_fadvise(file, (off_t)(offset + at), (off_t)(length - at < STEP ? length - at : STEP),
+                          POSIX_FADV_WILLNEED);
+    }
+    close(file);
+}
+
+/* Have the kernel read what the last start of this program read, as `run/ahead/` tells, without waiting for it. Each
+ * start reads its note together with all that it names: while the note is in memory, so is the rest. */
+static void read_ahead(const char *home, char **command)
+{
+    char path[PATH_MAX + 32], mark[17], *note = NULL;
+    struct stat status;
+    if (!mark_of(command, mark))
+        return;
+    snprintf(path, sizeof(path), "%s/run/ahead/%s", home, mark);
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (file < 0)
+        return;
+    if (!is_resident(file) && fstat(file, &status) == 0 && status.st_size < MOST_AHEAD &&
+        (note = malloc((size_t)status.st_size + 2)) != NULL) {
+        ssize_t length = read(file, note, (size_t)status.st_size);
+        length = length < 0 ? 0 : length;
+        note[length] = note[length + 1] = '\0'; /* a path that was cut has no ranges */
+        unsigned long long rest = MOST_BYTES;
+        const char *at = note + strlen(note) + 1;
+        if (strcmp(note, "velo-ahead 1") == 0)
+            while (at < note + length) {
+                const char *ranges = at + strlen(at) + 1;
+                ask(at, ranges, &rest);
+                at = ranges + strlen(ranges) + 1;
+            }
+    }
+    free(note);
+    close(file);
+}
+
 /* Become the program if everything about it is plain; return if not, or if that failed. */
 static void run(char **command)
 {
@@ -319,6 +414,7 @@ static void run(char **command)
     const char *folder;
     if (!is_unconfigured() || (folder = read_note(home, note)) == NULL)
         return;
+    read_ahead(home, command);
     mark_used(home, command[0]);
 
     size_t count = 0;

@@ -32,6 +32,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "run": Entry("run", "run a program, faster, unchanged"),
     "ingest": Entry("ingest", "learn a whole environment ahead of time"),
+    "pack": Entry("pack", "lay a program out in the order in which it starts, for cold starts"),
     "env": Entry("env", "print the variables that inject Velo"),
     "enable": Entry("enable", "put Velo into one environment"),
     "disable": Entry("disable", "take Velo out of an environment, without trace"),

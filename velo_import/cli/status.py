@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from ..errors import StoreCorrupt, UsageFault, VeloError
+from ..ingest import startup
 from ..store.catalog import Catalog
 from ..store.layout import Store
 from . import render
@@ -28,6 +29,7 @@ def command(as_json: bool) -> None:
     sizes = store.size_report()
     packs, problem = _packs(store)
     manifests = environments(store)
+    starts = known_starts(store, sorted({entry["key"] for entry in manifests}))
     if as_json:
         render.data(
             {
@@ -36,6 +38,7 @@ def command(as_json: bool) -> None:
                 "total": sum(sizes.values()),
                 "packs": packs,
                 "manifests": manifests,
+                "starts": starts,
                 "problem": problem,
             }
         )
@@ -66,6 +69,13 @@ def command(as_json: bool) -> None:
     render.table(
         ("environment", "python", "layer", "modules", "packs", "size", "age"), rows, right=(3, 4, 5, 6)
     )
+    if starts:
+        render.line()
+        render.table(
+            ("start", "modules", "from its pack", "edited"),
+            [(each["command"], str(each["modules"]), share(each), str(each["changed"])) for each in starts],
+            right=(1, 2, 3),
+        )
     if not rows:
         render.note("no environments yet\nhint: start with `velo run -- python app.py`")
 
@@ -94,6 +104,30 @@ def environments(store: Store) -> list[dict[str, Any]]:
             }
         entries.append(entry)
     return entries
+
+
+def known_starts(store: Store, keys: list[str]) -> list[dict[str, Any]]:
+    """The starts that are read ahead, and how much of each would be served from packs in start-up order."""
+    entries: list[dict[str, Any]] = []
+    for key in keys:
+        kept = startup.kept(store, key)
+        if kept:
+            known = startup.known_to(store, key)
+            entries += [
+                {
+                    "key": key,
+                    "command": each.command,
+                    "pack": each.pack,
+                    **startup.hits(known, each)._asdict(),
+                }
+                for each in kept
+            ]
+    return entries
+
+
+def share(start: dict[str, Any]) -> str:
+    """The hit rate of a start's pack; nothing where none was made."""
+    return f"{100 * start['packed'] / start['modules']:.0f} %" if start["pack"] and start["modules"] else "-"
 
 
 def _packs(store: Store) -> tuple[list[dict[str, Any]], str]:

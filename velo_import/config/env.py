@@ -28,6 +28,7 @@ STATS = "VELO_STATS"
 SHARED = "VELO_SHARED"
 REMEMBER = "VELO_REMEMBER"
 CALM = "VELO_CALM"
+PACK = "VELO_PACK"
 NO_PROGRESS = "VELO_NO_PROGRESS"
 
 VARIABLES = (
@@ -53,6 +54,7 @@ VARIABLES = (
         "dataclasses and namedtuple make",
     ),
     Variable(CALM, "`0`", "leaves the garbage collector alone: as many collections as without Velo"),
+    Variable(PACK, "folder", "set by `velo pack`: where each process leaves what its start needed"),
     Variable(NO_PROGRESS, "`1`", "no progress display, even on a terminal"),
 )
 

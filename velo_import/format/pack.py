@@ -26,6 +26,7 @@ ALIGNMENT = 16
 
 BYTECODE, FILE = 1, 2  # kinds of entry
 KINDS = {"bytecode": BYTECODE, "content": FILE}  # kinds of pack, and what they hold
+COPIES = "start:"  # label of packs in the order of a start, which repeat what other packs hold
 KIND_NAMES = {number: name for name, number in KINDS.items()}
 PLAIN, ZSTD = 0, 1  # codecs; codec.py applies them
 # Compressed payloads are unpacked in one piece; larger content stays a file of its own.

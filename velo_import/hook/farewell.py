@@ -22,6 +22,7 @@ from posix import (
     POSIX_SPAWN_DUP2,
     POSIX_SPAWN_OPEN,
     close,
+    getcwd,
     getpid,
     listdir,
     lseek,
@@ -32,6 +33,7 @@ from posix import (
     read,
     readlink,
     rename,
+    sysconf,
     write,
 )
 from time import time
@@ -47,6 +49,10 @@ LOCK_DESCRIPTOR = 3
 LONGEST_PAUSE = 12  # powers of two: after twelve fruitless runs the learner is started about once an hour
 HASH_KEY = 0x56454C4F
 MOST_NOTES = 64
+MOST_WORDS = 64  # of a command line: what names the program comes first
+PAGE = sysconf("SC_PAGE_SIZE")
+SMALL_GAP = bytes(16)  # pages that were not used, between others that were
+IS_PRESENT = bytes(byte >> 7 for byte in range(256))
 MOST_VAIN, VAIN_SIZE = 256, 16  # records of fruitless starts, and the bytes of one
 
 
@@ -57,7 +63,10 @@ def farewell(
     target = environ.get("VELO_STATS", "")
     if target not in ("", "0"):
         append_statistics(target, counts)
-    if counts.wanted and environ.get("VELO_READONLY", "0") in ("", "0"):
+    if "VELO_PACK" in environ:
+        # `velo pack` waits for these notes and learns from them itself.
+        keep_notes(environ["VELO_PACK"], take_notes(key, identity, counts, bytes(8)))
+    elif counts.wanted and environ.get("VELO_READONLY", "0") in ("", "0"):
         start_learner(home, key, identity, counts, take_lock)
 
 
@@ -273,4 +282,79 @@ def take_notes(key: str, identity: bytes, counts: "Counts", mark: bytes) -> byte
     if counts.open_memory or counts.memory:
         notes.append("remember=again" if "remembered" in counts.wanted else "remember=on")
     notes += [f"input={key.hex()}" for key in counts.inputs]
+    notes += start_notes()
     return b"".join(fsencode(note) + b"\0" for note in notes)
+
+
+def start_notes() -> list[str]:
+    """How this program was started, and what it read of mapped files: for reading ahead next time."""
+    try:
+        files = touched_files().items()
+        return [
+            f"folder={getcwd()}",
+            *(f"word={word}" for word in sys.orig_argv[:MOST_WORDS]),
+            *(f"mapped={path}\t{' '.join(map(str, ranges))}" for path, ranges in files if ranges),
+        ]
+    except (OSError, ValueError):  # No /proc, or no current folder: then nothing is read ahead.
+        return []
+
+
+def touched_files() -> dict[str, list[int]]:
+    """The mapped files, by and large in the order in which they were mapped, and offset, length, offset,
+    length, ... of what was used of each.
+
+    The kernel places most maps below the ones before them, and the program itself lowest.
+    """
+    files: dict[str, list[int]] = {}
+    mapped: list[tuple[int, int, int, str]] = []
+    for fields in [line.split(None, 5) for line in read_all("/proc/self/maps").split("\n")]:
+        if len(fields) == 6 and fields[1][0] == "r" and fields[5][0] == "/" and fields[4] != "0":
+            begin, _, end = fields[0].partition("-")
+            mapped.append((int(begin, 16), int(end, 16), int(fields[2], 16), fields[5]))
+    program = mapped[0][3] if mapped else ""
+    mapped.sort(key=lambda each: (each[3] != program, -each[0]))
+    descriptor = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)
+    try:
+        for first, last, offset, path in mapped:
+            lseek(descriptor, first // PAGE * 8, 0)
+            # The uppermost bit of each page's eight bytes: it is in memory, used or beside what was used.
+            pages = read(descriptor, (last - first) // PAGE * 8)[7::8].translate(IS_PRESENT)
+            files.setdefault(path, []).extend(ranges_of(pages, offset))
+    finally:
+        close(descriptor)
+    return files
+
+
+def ranges_of(pages: bytes, offset: int) -> list[int]:
+    """Offset and length of each run of pages that were used; small gaps are read as well."""
+    ranges: list[int] = []
+    at = pages.find(1)
+    while at >= 0:
+        gap = pages.find(SMALL_GAP, at)
+        end = len(pages.rstrip(b"\0")) if gap < 0 else gap
+        ranges += [offset + at * PAGE, (end - at) * PAGE]
+        at = pages.find(1, end)
+    return ranges
+
+
+def read_all(path: str) -> str:
+    descriptor = open(path, O_RDONLY | O_CLOEXEC)
+    try:
+        parts = []
+        while part := read(descriptor, 1 << 16):
+            parts.append(part)
+    finally:
+        close(descriptor)
+    return b"".join(parts).decode(sys.getfilesystemencoding(), "surrogateescape")
+
+
+def keep_notes(folder: str, notes: bytes) -> None:
+    """Leave the notes where `velo pack` looks, under our process id."""
+    try:
+        descriptor = open(f"{folder}/{getpid()}", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        try:
+            write_all(descriptor, notes)
+        finally:
+            close(descriptor)
+    except OSError:
+        pass

@@ -17,6 +17,7 @@ from posix import geteuid, register_at_fork, stat
 from time import perf_counter_ns
 
 import velo_import.hook.mapping as mapping
+from velo_import.hook.ahead import read_ahead
 from velo_import.hook.calm import Calm
 from velo_import.hook.counts import Counts
 from velo_import.hook.finder import VeloFinder
@@ -122,6 +123,7 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
         or any(type(finder).__name__ == "VeloFinder" for finder in sys.meta_path)
     ):
         return
+    read_ahead(home)
     details = [(suffix, kind) for kind, group in _get_supported_file_loaders() for suffix in group]
     identity = build_identity([suffix for suffix, _ in details])
     key = manifest_key(identity, fsencode(sys.prefix))
@@ -185,7 +187,7 @@ def _at_exit(
             counts.reasons[f"exit: {type(error).__name__}"] = 1
         try:
             counts.note_new(sys.modules)
-            if counts.wanted or "VELO_STATS" in environ:
+            if counts.wanted or "VELO_STATS" in environ or "VELO_PACK" in environ:
                 load("farewell")["farewell"](home, key, identity, counts, mapping.take_lock)
         except Exception:
             pass

@@ -26,7 +26,7 @@ from velo_import.store import leases
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 
-from . import hookcode
+from . import hookcode, startup
 from .codes import forget_damaged, merge_into, merge_packs, provide_codes, wanted_sources
 from .content import read_contents, settle_files
 from .distributions import Labels
@@ -236,6 +236,9 @@ class _Learning:
             deadline=self.deadline,
         )
         merge_into(draft, provided)
+        starts = {each.start[:2]: each.pack for each in startup.kept(self.store, self.notes.key)}
+        new = (startup.Kept(start, starts.get(start[:2], "")) for start in self.notes.starts)
+        startup.keep(self.store, self.notes.key, new)
         upper = self._upper(draft, carried)
         merged = merge_packs(upper, self.store, self.notes.build)
         with self.catalog.write() as writing:
@@ -247,6 +250,7 @@ class _Learning:
         else:
             published = path.exists()
             path.unlink(missing_ok=True)
+        startup.write_notes(self.store, self.notes.key, {**self.base.codes, **upper.codes})
         return LearnSummary(
             key=self.notes.key,
             prefix=self.notes.prefix,
@@ -344,6 +348,7 @@ class _Learning:
         for path in draft.files:  # What this run has looked at counts, also where it found less than before.
             if path not in draft.codes:
                 both.codes.pop(path, None)
+        startup.place_in_packs(both, startup.kept(self.store, self.notes.key), self.store)
         folders = {
             path: folder
             for path, folder in sorted(both.folders.items())

@@ -25,6 +25,17 @@ MOST_VAIN = 256
 MOST_ATTEMPTS = 64
 
 
+class Start(NamedTuple):
+    """How one program was started, and what it read: its modules' files in the order of import, and the
+    ranges (offset, length) that it used of mapped files, in the order in which they were mapped.
+    """
+
+    folder: str
+    words: tuple[str, ...]
+    origins: tuple[str, ...]
+    mapped: tuple[tuple[str, tuple[tuple[int, int], ...]], ...]
+
+
 class Notes(NamedTuple):
     """What the hook wrote down when a program had ended."""
 
@@ -39,6 +50,7 @@ class Notes(NamedTuple):
     marks: tuple[bytes, ...]  # SipHash of what each program would have liked to be served.
     remember: str = ""  # `on`: the program remembers; `again`: and what is kept did not fit it.
     inputs: tuple[bytes, ...] = ()  # What it asked for in vain (FORMAT.md, section 10).
+    starts: tuple[Start, ...] = ()
 
 
 def parse_notes(data: bytes) -> Notes:
@@ -59,6 +71,11 @@ def parse_notes(data: bytes) -> Notes:
         build = build_of(bytes.fromhex(said["identity"][0]))
         path = tuple(dict.fromkeys(_tidy(entry) for entry in said.get("path", ())))
         extensions = tuple(entry for entry in path if os.path.basename(entry) == "lib-dynload")
+        modules = tuple(
+            (name, origin)
+            for name, _, origin in (note.partition("\t") for note in said.get("module", ()))
+            if name and origin.startswith("/")
+        )
         return Notes(
             said["key"][0],
             said["executable"][0],
@@ -67,17 +84,23 @@ def parse_notes(data: bytes) -> Notes:
             build,
             (*said.get("stdlib", ()), *extensions),
             path,
-            tuple(
-                (name, origin)
-                for name, _, origin in (note.partition("\t") for note in said.get("module", ()))
-                if name and origin.startswith("/")
-            ),
+            modules,
             tuple(bytes.fromhex(mark) for mark in said.get("mark", ())),
             said.get("remember", [""])[0],
             tuple(bytes.fromhex(key) for key in said.get("input", ())),
+            tuple(_starts(said, tuple(dict.fromkeys(origin for _, origin in modules)))),
         )
     except (KeyError, ValueError) as error:
         raise VeloError(f"the notes are damaged: {error}", hint=hint) from None
+
+
+def _starts(said: dict[str, list[str]], origins: tuple[str, ...]) -> Iterator[Start]:
+    if "word" in said:
+        mapped = []
+        for path, _, numbers in (note.partition("\t") for note in said.get("mapped", ())):
+            ranges = list(map(int, numbers.split()))
+            mapped.append((path, tuple(zip(ranges[::2], ranges[1::2], strict=True))))
+        yield Start(said["folder"][0], tuple(said["word"]), origins, tuple(mapped))
 
 
 def _tidy(entry: str) -> str:
@@ -103,6 +126,7 @@ def joined(first: Notes, others: list[Notes]) -> Notes:
         marks=tuple(dict.fromkeys(mark for notes in alike for mark in notes.marks)),
         remember=min((notes.remember for notes in alike if notes.remember), default=""),
         inputs=tuple(dict.fromkeys(key for notes in alike for key in notes.inputs)),
+        starts=tuple(dict.fromkeys(start for notes in alike for start in notes.starts)),
     )
 
 

@@ -95,7 +95,10 @@ class Writing:
         self._gone: dict[str, set[bytes]] = {name: set() for name in TABLES}
 
     def put_pack(self, sealed: SealedPack) -> None:
-        """Record a sealed pack, its payloads and, for bytecode, its variants."""
+        """Record a sealed pack, its payloads and, for bytecode, its variants.
+
+        Of copies the pack alone: others refer to what was copied.
+        """
         record = PackRecord(
             sealed.id,
             sealed.kind,
@@ -106,7 +109,7 @@ class Writing:
             len(sealed.entries),
             sealed.stamp,
         )
-        self._put_pack(record, sealed.entries)
+        self._put_pack(record, () if sealed.label.startswith(pack.COPIES) else sealed.entries)
 
     def put_loose(self, digest: bytes, size: int) -> None:
         self._rows["blobs"][digest] = LOCATION.pack(LOOSE, pack.PLAIN, bytes(32), 0, size, size)

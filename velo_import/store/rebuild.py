@@ -72,9 +72,11 @@ def batches(store: Store, progress: Progress = ignore) -> Iterator[Batch]:
         for number, path in enumerate(paths):
             progress("packs", number, len(paths))
             with suppress(OSError, StoreCorrupt), open_pack(path) as file:
+                packs.append((bytes.fromhex(file.id), encode_pack_record(record_of(file, _NO_STAMP))))
+                if file.label.startswith(pack.COPIES):
+                    continue  # Only the manifests that name it look there.
                 if file.kind == "bytecode":
                     variants.add(_variants(file, len(indexes)))
-                packs.append((bytes.fromhex(file.id), encode_pack_record(record_of(file, _NO_STAMP))))
                 indexes.append(_index_of(file))
         yield from _variant_batches(variants, indexes)
     yield from _blob_batches(store, indexes, progress)

@@ -235,33 +235,6 @@ def test_store_of_another_user(learned: Velo, part: str) -> None:
     assert not statistics.exists() or '"served": 0' in statistics.read_text()
 
 
-@as_root
-def test_program_of_another_user(tree: Tree, learned: Velo) -> None:
-    """A program run as another user, who may not look into the store, runs plainly."""
-    learned.home.chmod(0o700)
-    environment = learned.plain_environment(**injection(learned))
-    reachable = all(parent.stat().st_mode & 0o001 for parent in [learned.folder, *learned.folder.parents])
-    if not reachable:
-        pytest.skip("the test's folder cannot be reached by another user")
-
-    def drop() -> None:
-        os.setgid(12345)
-        os.setuid(12345)
-
-    def run(environment: dict[str, str]) -> tuple[str, str, int]:
-        done = subprocess.run(
-            [learned.python, "app.py"],
-            cwd=learned.cwd,
-            env=environment,
-            capture_output=True,
-            text=True,
-            preexec_fn=drop,
-        )
-        return done.stdout, done.stderr, done.returncode
-
-    assert run(environment) == run(learned.plain_environment())
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 96 KiB."""

@@ -9,8 +9,9 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -173,6 +174,42 @@ def test_another_account_is_served_and_cannot_write(
     for folder in (shared, *(path for path in shared.rglob("*") if path.is_dir())):
         attack = run(f"import os; os.open({str(folder / 'new')!r}, os.O_CREAT | os.O_WRONLY)")
         assert "PermissionError" in attack.stderr
+
+
+@as_root
+def test_an_account_that_may_not_look_into_the_store_runs_plainly(
+    open_folder: Path, python_of_all: str
+) -> None:
+    """As a service that drops its rights after it was started under Velo."""
+    project, home, own = (open_folder / name for name in ("project", "velo", "own"))
+    project.mkdir()
+    for name, text in (APP | {"private.py": "VALUE = 2\n"}).items():
+        (project / name).write_text(text)
+    ingest = [*VELO, "ingest", str(project), "--python", python_of_all]
+    ingesting = clean_environment(open_folder, VELO_HOME=str(home))
+    subprocess.run(ingest, env=ingesting, check=True, capture_output=True)
+    own.mkdir()
+    os.chown(own, STRANGER, STRANGER)
+    plain = clean_environment(own)
+    environment = child_environment(plain, injection_folder=injection_folder(), home=str(home))
+
+    def run(
+        environment: dict[str, str], statistics: str, as_whom: Callable[[], None] | None
+    ) -> tuple[Any, ...]:
+        done = subprocess.run(
+            [python_of_all, "-c", "import app"],
+            cwd=project,
+            env=environment | {"VELO_STATS": str(own / statistics), "PYTHONDONTWRITEBYTECODE": "1"},
+            preexec_fn=as_whom,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout, done.stderr, done.returncode
+
+    assert run(environment, "by-root", None) == run(plain, "none", None) == ("1 2\n", "", 0)
+    assert json.loads((own / "by-root").read_text())["served"] >= 2
+    assert run(environment, "by-stranger", stranger) == run(plain, "none", stranger) == ("1 2\n", "", 0)
+    assert not (own / "by-stranger").exists() or '"served": 0' in (own / "by-stranger").read_text()
 
 
 @as_root

@@ -191,8 +191,8 @@ class Velo:
     def locks(self) -> list[Path]:
         return sorted((self.home / "run").rglob("*.lock"))
 
-    def wait_learned(self, limit: float = 40.0) -> None:
-        """Wait until no learner of this store is running."""
+    def wait_learned(self, limit: float = 180.0) -> None:
+        """Wait until no learner of this store is running; on a busy machine everybody else goes first."""
         end = time.monotonic() + limit
         while busy := [lock for lock in self.locks() if is_locked(lock)]:
             assert time.monotonic() < end, f"the learner has not finished after {limit} s: {busy}"

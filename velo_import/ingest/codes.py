@@ -31,6 +31,7 @@ from .plan import Code, Draft, Plan
 from .scan import CACHE, FileEntry, Trouble
 
 MOST_OPEN = 64
+LEAST_COMPILED = 16  # However late it is.
 MOST_PACKS = 4  # Of one label in one manifest; each costs a start some system calls.
 
 
@@ -68,7 +69,7 @@ def provide_codes(
     advance: Callable[[int], None],
     deadline: float = math.inf,
 ) -> Provided:
-    """Bytecode for every source that can have one; past the (monotonic) deadline nothing more is compiled.
+    """Bytecode for every source that can have one; past the (monotonic) deadline hardly more is compiled.
 
     New packs are on the disk when this returns, and unknown to the catalogue.
 
@@ -172,8 +173,9 @@ class _Providing:
 
     def _texts(self, rest: list[Wanted], tickets: list[int], deadline: float) -> Iterator[Source]:
         """The sources to compile, read again: holding them since they were hashed could take gigabytes."""
-        for ticket in tickets:
-            if time.monotonic() > deadline:
+        for number, ticket in enumerate(tickets):
+            # Never nothing: on a machine that is always busy, nothing would be learned for ever.
+            if number >= LEAST_COMPILED and time.monotonic() > deadline:
                 return
             item = rest[ticket]
             text = self._text(item)

@@ -37,6 +37,7 @@ LOOSE_FROM = 256 * 1024  # FORMAT.md, section 6: larger contents are files of th
 PACK_BYTES = 64 << 20
 BATCH_BYTES = 16 << 20
 BATCH_FILES = 1024
+COMPRESSING = 2  # Batches on their way: one core reads at most twice as fast as another compresses.
 LARGE_BATCH_BYTES = 256 << 20
 SHORT = 32 * 1024  # Most files are shorter and come with one call.
 ATTEMPTS = 3
@@ -150,9 +151,8 @@ def read_contents(
 
     large = [item for item in unread if item.entry.size >= LOOSE_FROM and not item.is_source]
     small = [item for item in unread if item.entry.size < LOOSE_FROM or item.is_source]
-    threads = max(threads, 1)
-    work = _Reading(store, catalog, label, advance, catalog.sizes(LOOSE_FROM) if large else set(), threads)
-    pool = ThreadPoolExecutor(SLOW_WALKERS if slow else threads)
+    work = _Reading(store, catalog, label, advance, catalog.sizes(LOOSE_FROM) if large else set())
+    pool = ThreadPoolExecutor(SLOW_WALKERS if slow else max(threads, 1))
     try:
         # Large files keep the disk and another core busy meanwhile: hashing lets go of Python's lock.
         answers = pool.map(work.read_large, large)
@@ -199,7 +199,6 @@ class _Reading:
         label: str,
         advance: Callable[[int], None],
         sizes: set[int],
-        threads: int,
     ) -> None:
         self.store = store
         self.blobs = Blobs(store)
@@ -207,7 +206,6 @@ class _Reading:
         self.label = label
         self.advance = advance
         self.sizes = sizes  # Of the large blobs in the store.
-        self.threads = threads
         self.staged: list[Staged] = []
         self.compressing: deque[tuple[dict[bytes, bytes], Future[list[bytes | None]]]] = deque()
         self.by_digest: dict[bytes, list[Unread]] = {}  # Large files that were only hashed.
@@ -246,7 +244,7 @@ class _Reading:
         if new:
             # Another core compresses while this one reads on; in order, so that equal trees give equal packs.
             self.compressing.append((new, pool.submit(codec.compressed_all, list(new.values()))))
-            self._pack_compressed(at_most=self.threads)
+            self._pack_compressed(at_most=COMPRESSING)
         self.advance(len(batch))
 
     def _pack_compressed(self, *, at_most: int) -> None:

@@ -333,3 +333,33 @@ def test_future_times(tree: Tree, velo: Velo) -> None:
         "new",
         velo.plain("app.py").stdout.split()[0],
     )
+
+
+def test_touched_source_is_read_once(tree: Tree, velo: Velo) -> None:
+    """A source whose times have moved and whose content has not (another environment was linked to the same
+    file) is read and compared at the next start, and not at every start after that.
+    """
+    tree.write(
+        {
+            "app.py": """
+                import sys
+                opened = []
+                sys.addaudithook(lambda name, args: opened.append(args[0]) if name == "open" else None)
+                import part
+                print(part.VALUE, [path for path in opened if str(path).endswith("part.py")])
+                """,
+            "part.py": "VALUE = 1\n",
+        }
+    )
+    velo.plain("app.py")
+    plain = velo.plain("app.py")
+    velo.learn("app.py")
+    os.link(tree / "part.py", tree / "linked")  # changes the inode's ctime
+    (tree / "linked").unlink()
+
+    touched = velo.learn("app.py")
+    after = velo.learn("app.py")
+
+    assert (touched.served, after.served) == (1, 1)
+    assert touched.stdout != plain.stdout, "nothing was touched, so nothing was tried"
+    assert after.answer == plain.answer

@@ -62,8 +62,8 @@ def _run(chosen: argparse.Namespace) -> int:
     environment = scan(python, clean_environment(work))
     wanted = chosen.only or list(environment.packages)
     packages = [name for name in wanted if name in environment.packages and name not in chosen.skip]
-    # The longest first: none of them is left over when the others are done.
-    packages.sort(key=lambda name: -len(environment.packages[name]))
+    # The smallest first: a sweep that is interrupted has seen the most packages.
+    packages.sort(key=lambda name: len(environment.packages[name]))
     extra = dict(each.split("=", 1) for each in chosen.set)
     sweep = Sweep(environment, work, chosen.arms, extra)
     began = time.monotonic()

@@ -52,6 +52,15 @@ class Calm:
             return "development mode"
         return "" if getattr(sys, "orig_argv", None) else "embedded"  # the process may go on
 
-    def leave_all(self) -> None:
-        """Let the collector find nothing from now on."""
-        self._gc.freeze()
+    def pause(self) -> bool:
+        """Switch the collector off; whether it was on."""
+        was_on: bool = self._gc.isenabled()
+        self._gc.disable()
+        return was_on
+
+    def end(self, leave: bool, was_on: bool) -> None:
+        """Let the collector find nothing from now on, or go on as it was."""
+        if leave:
+            self._gc.freeze()
+        if was_on:
+            self._gc.enable()

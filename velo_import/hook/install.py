@@ -176,6 +176,8 @@ def _at_exit(
     is_last = not atexit._ncallbacks()
 
     def farewell() -> None:
+        # A collection in the middle of this would give our lines as the place of what it warns about.
+        is_collecting = calm is not None and calm.pause()
         try:
             if calm is not None:
                 reason = "an earlier exit function" if not is_last else calm.reason_to_collect()
@@ -191,8 +193,8 @@ def _at_exit(
                 load("farewell")["farewell"](home, key, identity, counts, mapping.take_lock)
         except Exception:
             pass
-        if calm is not None and counts.calm:
-            calm.leave_all()
+        if calm is not None:
+            calm.end(counts.calm, is_collecting)
 
     atexit.register(farewell)
     register_at_fork(after_in_child=counts.reset)

@@ -282,6 +282,43 @@ def test_file_related_calls_are_counted_and_memory_is_not() -> None:
     assert count_calls(trace) == {"openat": 1, "mmap": 1}
 
 
+def test_a_wait_is_put_down_to_the_file_that_was_read() -> None:
+    """To the file whose pages were asked for since the last one, or that was looked at last; other sleeps do
+    not count."""
+    pytest.importorskip("pyperf")
+    from bench.coldread import kind_of, reads_of, summary
+
+    added = "filemap:mm_filemap_add_to_page_cache: dev 254:0 ino {} pfn=0x1 ofs=0 order={}"
+    sleeps = "sched:sched_switch: prev_comm=x prev_pid=77 prev_state={} ==> next_comm=y"
+    trace = [
+        "77 10.000000: sched:sched_process_exec: filename=/bin/x pid=77 old_pid=77",
+        "77 10.001000: " + added.format("1f", 0),
+        "77 10.001100: " + added.format("1f", 2),
+        "77 10.002000: " + sleeps.format("D"),
+        "77 10.002000: PERF_RECORD_SWITCH OUT",
+        "77 10.005000: PERF_RECORD_SWITCH IN",
+        "77 10.006000: filemap:mm_filemap_fault: dev=254:0 ino=2a ofs=4096",
+        "77 10.006000: " + sleeps.format("D"),
+        "77 10.007000: PERF_RECORD_SWITCH IN",
+        "77 10.007000: " + sleeps.format("S"),
+        "77 10.009000: PERF_RECORD_SWITCH IN",
+    ]
+
+    first, second = reads_of(trace)
+
+    assert (first.inode, first.pages, first.waits, round(first.wait_ms, 3)) == (0x1F, 5, 1, 3.0)
+    assert (second.inode, second.pages, second.waits, round(second.wait_ms, 3)) == (0x2A, 0, 1, 1.0)
+    found = summary(
+        [first, second], {0x1F: "/home/packs/v1/ab/x.pack", 0x2A: "/lib/_json.cpython-312.so"}, "/home"
+    )
+    assert found["wait_ms"] == 4.0
+    assert {kind: total["pages"] for kind, total in found["kinds"].items()} == {
+        "store: packs": 5,
+        "libraries": 0,
+    }
+    assert kind_of("/opt/bin/python3.12", "/home") == kind_of("/opt/lib/libpython3.12.so.1.0", "/home")
+
+
 def run_startup(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
         [

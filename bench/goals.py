@@ -24,7 +24,7 @@ def verdicts(records: Iterable[Mapping[str, Any]]) -> list[Verdict]:
     """One verdict per goal and record that speaks to it."""
     found: list[Verdict] = []
     for record in records:
-        judge = {"startup": _startup, "hook": _hook, "ingest": _ingest}.get(record["kind"])
+        judge = _JUDGES.get(record["kind"])
         found += (
             [
                 verdict._replace(goal=f"{verdict.goal} (Python {record['python']})")
@@ -94,12 +94,30 @@ def _ingest(record: Mapping[str, Any]) -> Iterator[Verdict]:
     if small := record.get("small"):
         rate, seconds = small["files_per_second"]["first"], small["seconds"]
         yield Verdict("20,000 small files >= 10,000 files/s", f"{rate:,} files/s", rate >= 10_000)
+        again = small["files_per_second"]["unchanged"]
+        yield Verdict(
+            "20,000 small files, unchanged >= 200,000 files/s", f"{again:,} files/s", again >= 200_000
+        )
         ratio = round(seconds["first"] / seconds["copy"], 3)
         yield _at_most("20,000 small files <= 2x a copy that is not flushed", ratio, 2.0, "x")
     for kind, learned in record.get("learn", {}).items():
         modules = learned["modules_served_next_time"]
         name = f"learning {learned['program']} ({kind}, {modules} modules) <= 3 s of CPU"
         yield _at_most(name, learned["cpu_seconds"], 3.0, "s")
+
+
+def _gc(record: Mapping[str, Any]) -> Iterator[Verdict]:
+    yield _at_most(f"gc of {record['blobs']:,} blobs < 30 s", record["steps"]["remove"]["seconds"], 30.0, "s")
+
+
+def _upkeep(record: Mapping[str, Any]) -> Iterator[Verdict]:
+    for kind, steps in record["steps"].items():
+        rate = round(record["entries"] / steps["rebuild"]["seconds"])
+        goal = f"rebuild of {record['entries']:,} entries in {kind} packs >= 200,000 entries/s"
+        yield Verdict(goal, f"{rate:,} entries/s", rate >= 200_000)
+
+
+_JUDGES = {"startup": _startup, "hook": _hook, "ingest": _ingest, "gc": _gc, "upkeep": _upkeep}
 
 
 def _compiling(found: Mapping[str, Any]) -> float:

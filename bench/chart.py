@@ -77,7 +77,7 @@ def load(folder: Path) -> list[dict[str, Any]]:
         for path in sorted(folder.glob("*.json"))
         if not path.name.endswith(".pyperf.json")
     ]
-    order = {"startup": 0, "profile": 1, "hook": 2, "ingest": 3, "store": 4, "gc": 5, "upkeep": 6}
+    order = {"startup": 0, "coldread": 1, "profile": 2, "hook": 3, "ingest": 4, "store": 5, "gc": 6, "upkeep": 7}
     return sorted((r for r in records if r.get("kind") in order), key=lambda r: order[r["kind"]])
 
 
@@ -233,6 +233,7 @@ def _all_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _heading(record: Mapping[str, Any]) -> Iterator[str]:
     titles = {
         "startup": "Start-up",
+        "coldread": "What a cold start reads",
         "profile": "Where a warm start goes",
         "hook": "Hook",
         "ingest": "Ingest, learning and disk",
@@ -246,6 +247,50 @@ def _heading(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"- date: {record['date']}; {record.get('velo', 'velo absent')}"
     yield f"- machine: {machine}"
     yield f"- the machine was busy: {record['busy']}\n" if record.get("busy") else "- the machine was quiet\n"
+
+
+def _coldread(record: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{record['conditions'][0].upper()}{record['conditions'][1:]}."
+    yield (
+        "Waiting for the disk in milliseconds (how often); pages of 4 KiB read, by kind of file. `velo` reads"
+        " ahead as soon as the hook is there, `run` before the interpreter is, `unaided` not at all.\n"
+    )
+    for program, arms in record["programs"].items():
+        kinds = sorted({kind for found in arms.values() for kind in found["kinds"]})
+        rows = [
+            [f"{program}: {kind}", *(_waited(found["kinds"].get(kind)) for found in arms.values())]
+            for kind in kinds
+        ]
+        rows.append([f"**{program}**", *(f"**{found['wait_ms']:.1f}**" for found in arms.values())])
+        yield from _table(["files", *arms], rows, "l" + "r" * len(arms))
+        yield ""
+    program, arms = next(iter(record["programs"].items()))
+    for arm in ("plain", "unaided"):
+        yield f"\nAll that {program} reads in arm `{arm}`, in order; neighbours of a kind are one row.\n"
+        groups: list[list[Any]] = []
+        for each in arms[arm]["files"]:
+            if (
+                not groups
+                or groups[-1][0]["kind"] != each["kind"]
+                or each["kind"] not in (".pyc", "libraries")
+            ):
+                groups.append([])
+            groups[-1].append(each)
+        rows = [
+            [
+                f"{group[0]['at_ms']:.0f}",
+                group[0]["file"] if len(group) == 1 else f"{len(group)} x {group[0]['kind']}",
+                *(f"{sum(each[name] for each in group):g}" for name in ("pages", "waits")),
+                f"{(ms := sum(each['wait_ms'] for each in group)):.2f}",
+                f"{100 * ms / (arms[arm]['wait_ms'] or 1):.0f} %",
+            ]
+            for group in groups
+        ]
+        yield from _table(("from ms", "file", "pages", "waits", "ms", "share"), rows, "rlrrrr")
+
+
+def _waited(total: Mapping[str, Any] | None) -> str:
+    return f"{total['wait_ms']:.1f} ({total['waits']}); {total['pages']}" if total else ""
 
 
 def _startup(record: Mapping[str, Any]) -> Iterator[str]:
@@ -398,7 +443,14 @@ def _maintenance(record: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(HEAD, list(rows(record)), "lrrr")
 
 
-_WRITERS = {"startup": _startup, "profile": _profile, "hook": _hook, "ingest": _ingest, "store": _store}
+_WRITERS = {
+    "startup": _startup,
+    "coldread": _coldread,
+    "profile": _profile,
+    "hook": _hook,
+    "ingest": _ingest,
+    "store": _store,
+}
 _WRITERS |= {"gc": _maintenance, "upkeep": _maintenance}
 
 

@@ -77,7 +77,8 @@ def load(folder: Path) -> list[dict[str, Any]]:
         for path in sorted(folder.glob("*.json"))
         if not path.name.endswith(".pyperf.json")
     ]
-    order = {"startup": 0, "coldread": 1, "profile": 2, "hook": 3, "ingest": 4, "store": 5, "gc": 6, "upkeep": 7}
+    kinds = ("startup", "coldread", "profile", "hook", "ingest", "store", "gc", "upkeep")
+    order = {kind: number for number, kind in enumerate(kinds)}
     return sorted((r for r in records if r.get("kind") in order), key=lambda r: order[r["kind"]])
 
 

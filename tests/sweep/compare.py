@@ -51,6 +51,7 @@ class Rule:
     aspect: re.Pattern[str]
     find: re.Pattern[str]
     by: str | None  # None: the entry is dropped from both runs
+    both: bool = False  # a text that is rewritten in both runs
 
 
 def read_rules(path: Path = RULES) -> list[Rule]:
@@ -58,7 +59,7 @@ def read_rules(path: Path = RULES) -> list[Rule]:
     document = tomllib.loads(path.read_text())
     rules = []
     for each in document["difference"]:
-        unknown = each.keys() - {"reason", "aspect", "rewrite", "by", "drop"}
+        unknown = each.keys() - {"reason", "aspect", "rewrite", "by", "drop", "both"}
         if unknown or ("rewrite" in each) == ("drop" in each) or not each["reason"].strip():
             raise ValueError(f"not a reviewed difference: {each}")
         find = each.get("rewrite", each.get("drop"))
@@ -68,6 +69,7 @@ def read_rules(path: Path = RULES) -> list[Rule]:
                 re.compile(each["aspect"]),
                 re.compile(find),
                 each.get("by", "") if "rewrite" in each else None,
+                each.get("both", False),
             )
         )
     return rules
@@ -131,7 +133,7 @@ def _reviewed(aspect: str, text: str, rules: Sequence[Rule], uses: Counter[str])
 
 def droppers(rules: Iterable[Rule]) -> list[Rule]:
     """Those rules that apply to plain runs, too."""
-    return [each for each in rules if each.by is None]
+    return [each for each in rules if each.by is None or each.both]
 
 
 def differences(plain: Seen, other: Seen) -> list[Difference]:

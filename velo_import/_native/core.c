@@ -157,8 +157,7 @@ static PyObject *is_unchanged(PyObject *module, PyObject *arguments)
     return stamp_answer(velo_compare_path(path, size, mtime, ctime, ino));
 }
 
-/* Note that so much of a map is about to be read; give pages back once there were enough of them. */
-static void note_read(State *state, Map *map, Py_ssize_t length)
+void velo_note_read(State *state, Map *map, Py_ssize_t length)
 {
     if (state->read + length > MOST_READ || (!map->is_used && state->used_count == MOST_USED)) {
         for (int i = 0; i < state->used_count; i++) {
@@ -187,7 +186,7 @@ PyObject *velo_make_code(State *state, Map *pack, uint64_t start, uint64_t lengt
     if (audited == NULL)
         return NULL;
     Py_DECREF(audited);
-    note_read(state, pack, (Py_ssize_t)length);
+    velo_note_read(state, pack, (Py_ssize_t)length);
     PyObject *view = PyMemoryView_FromMemory(pack->start + start, (Py_ssize_t)length, PyBUF_READ);
     PyObject *code = view == NULL ? NULL : PyObject_CallFunctionObjArgs(state->loads, view, NULL);
     Py_XDECREF(view);

@@ -389,6 +389,8 @@ static int take_block(State *state, Folder *folder, Manifest *manifest, const ve
     }
     if (verdict != VELO_FOUND)
         return set_unusable(state, "damaged");
+    /* All of the block was read for its checksum; of all that a record or two will be read again. */
+    velo_note_read(state, manifest->map, (Py_ssize_t)(block->names.start + block->names.size - block->records));
     Py_INCREF((PyObject *)manifest);
     folder->manifest = manifest;
     folder->block = *block;
@@ -1325,10 +1327,6 @@ done:
 static int settle(State *state, PyObject *counts)
 {
     PyObject *settle = PyObject_GetAttr(counts, TEXT(state, SETTLE));
-    if (settle == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        PyErr_Clear();
-        return 0;
-    }
     PyObject *done = settle == NULL || settle == Py_None ? settle : PyObject_CallFunctionObjArgs(settle, NULL);
     if (done != settle)
         Py_XDECREF(settle);
@@ -1374,6 +1372,7 @@ PyObject *velo_serve(PyObject *module, PyObject *const *arguments, Py_ssize_t co
                                       (long long)velo_word(record, VELO_MTIME),
                                       (long long)velo_word(record, VELO_CTIME), velo_word(record, VELO_INODE));
         if (stamp == UNCHANGED && settle(state, counts) == 0) {
+            velo_note_read(state, known->manifest->map, 0); /* the record was */
             Py_INCREF(pack);
             code = velo_make_code(state, (Map *)pack, start, length, path, cached);
             Py_DECREF(pack);

@@ -29,7 +29,9 @@ def main() -> None:
     new.add_argument("version", help="of Python: 3.12")
     new.add_argument("folder", type=Path)
     new.add_argument("--kind", choices=("all", "editables", "aside"), default="all")
-    new.add_argument("--leave-out", nargs="*", help="distributions that this Python cannot have")
+    new.add_argument(
+        "--only", nargs="*", help="these distributions: not all have wheels for the newest Python"
+    )
     run = commands.add_parser("run", help="sweep an environment")
     run.add_argument("python", type=Path, help="its interpreter")
     run.add_argument("--only", nargs="*", default=[], help="these top-level packages")
@@ -49,7 +51,7 @@ def main() -> None:
         print(table(chosen.json or sorted(FOLDER.glob("*.json"))))
         return
     if chosen.command == "make":
-        print(make(chosen.version, chosen.folder.absolute(), kind=chosen.kind, leave_out=chosen.leave_out))
+        print(make(chosen.version, chosen.folder.absolute(), kind=chosen.kind, only=chosen.only))
         return
     sys.exit(_run(chosen))
 

@@ -38,8 +38,8 @@ def interpreter(name: str) -> Interpreter:
     raise SystemExit(f"no Python {name} here: {', '.join(each.name for each in interpreters.supported())}")
 
 
-def make(name: str, folder: Path, *, kind: str = "all", leave_out: list[str] | None = None) -> Path:
-    """Make the environment; gives its interpreter."""
+def make(name: str, folder: Path, *, kind: str = "all", only: list[str] | None = None) -> Path:
+    """Make the environment, of `only` these distributions if some are named; gives its interpreter."""
     uv = find_uv()
     # Copies: whoever installs the same distribution by hard link later would change the times of our files.
     variables = clean_environment(Path.home(), UV_LINK_MODE="copy")
@@ -53,7 +53,8 @@ def make(name: str, folder: Path, *, kind: str = "all", leave_out: list[str] | N
     lines = [line for line in lock.splitlines() if re.match(r"[A-Za-z0-9]", line)]
     if kind != "all":
         lines = [line for line in lines if _name(line) in editables.BACK_ENDS]
-    lines = [line for line in lines if _name(line) not in (leave_out or [])]
+    if only:
+        lines = [line for line in lines if _name(line) in only]
     chosen = folder / "requirements.txt"
     chosen.write_text("\n".join(lines) + "\n")
     options = ["-q", "--python", python, "--compile-bytecode", "--no-deps"]

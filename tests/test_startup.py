@@ -176,7 +176,7 @@ def test_an_edited_module_is_served_as_before(tree: Tree, velo: Velo) -> None:
         assert velo.learn("app.py").stdout == "a edited c\n"
 
     text = velo.command("status").stdout
-    assert "from its pack" in text
+    assert "in start-up order" in text
     (start,) = json.loads(velo.command("status", "--json").stdout)["starts"]
     assert start["modules"] - start["packed"] == 1
     assert start["changed"] == 0
@@ -191,6 +191,34 @@ def test_learning_something_else_keeps_the_pack(tree: Tree, velo: Velo) -> None:
     starts = json.loads(velo.command("status", "--json").stdout)["starts"]
     packed = next(each for each in starts if each["pack"])
     assert packed["packed"] == packed["modules"]
+
+
+def test_what_two_starts_share_is_copied_once(tree: Tree, velo: Velo) -> None:
+    """The pack of the second holds what only it needs; together the two packs hold all of both."""
+    tree.write({**PACKAGE, "other.py": "import box.a, tomllib\nprint(box.a.NAME)\n"})
+    assert velo.command("pack", "--", velo.python, "app.py").code == 0
+    assert velo.command("pack", "--", velo.python, "other.py").code == 0
+
+    store = Store.open(velo.home)
+    packs = []
+    for kept in startup.kept(store, key_of(store)):
+        with open_pack(store.pack_path(kept.pack)) as pack:
+            packs.append({entry.source for entry in pack.entries})
+    assert len(packs) == 2 and not packs[0] & packs[1]
+    starts = json.loads(velo.command("status", "--json").stdout)["starts"]
+    assert all(each["packed"] == each["modules"] for each in starts)
+
+
+def test_an_ingest_keeps_the_pack(tree: Tree, velo: Velo) -> None:
+    """What `velo ingest` publishes takes the place of what was learned, and names the pack as well."""
+    tree.write(PACKAGE)
+    assert velo.command("pack", "--", velo.python, "app.py").code == 0
+
+    velo.ingest()
+
+    (start,) = json.loads(velo.command("status", "--json").stdout)["starts"]
+    assert start["packed"] == start["modules"] > 4
+    assert velo.run("app.py").served >= 4
 
 
 def test_gc_keeps_the_pack_of_a_start_and_removes_one_that_was_replaced(tree: Tree, velo: Velo) -> None:

@@ -63,7 +63,9 @@ def command(command_words: tuple[str, ...], as_json: bool) -> int:
         render.pairs(
             {
                 "command": summary.command,
-                "pack": f"{summary.pack[:12]} ({render.size(summary.bytes)})",
+                "pack": f"{summary.pack[:12]} ({render.size(summary.bytes)})"
+                if summary.pack
+                else "none of its own",
                 "modules": f"{summary.packed} of {summary.modules} in start-up order",
                 "libraries": f"{summary.mapped} files are read ahead",
             }

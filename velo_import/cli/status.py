@@ -72,7 +72,7 @@ def command(as_json: bool) -> None:
     if starts:
         render.line()
         render.table(
-            ("start", "modules", "from its pack", "edited"),
+            ("start", "modules", "in start-up order", "edited"),
             [(each["command"], str(each["modules"]), share(each), str(each["changed"])) for each in starts],
             right=(1, 2, 3),
         )
@@ -126,8 +126,8 @@ def known_starts(store: Store, keys: list[str]) -> list[dict[str, Any]]:
 
 
 def share(start: dict[str, Any]) -> str:
-    """The hit rate of a start's pack; nothing where none was made."""
-    return f"{100 * start['packed'] / start['modules']:.0f} %" if start["pack"] and start["modules"] else "-"
+    """The hit rate of packs in start-up order."""
+    return f"{100 * start['packed'] / start['modules']:.0f} %" if start["packed"] else "-"
 
 
 def _packs(store: Store) -> tuple[list[dict[str, Any]], str]:

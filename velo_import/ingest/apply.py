@@ -36,7 +36,7 @@ from velo_import.store.catalog import LOOSE, Catalog
 from velo_import.store.layout import Store
 from velo_import.store.roots import register
 
-from . import hookcode
+from . import hookcode, startup
 from .codes import Provided, merge_into, merge_packs, provide_codes, usable_packs, wanted_sources
 from .content import Contents, read_contents, settle_files
 from .distributions import INFO_SUFFIX, Labels
@@ -334,12 +334,14 @@ class _Ingest:
             still_there = list(filter(os.path.isdir, {*previous.roots, *outermost(previous)}))
             carry_over(draft, previous, [area.path for area in scanned.areas], still_there)
             merged = merge_packs(draft, self.store, self.build)
+            startup.place_in_packs(draft, startup.kept(self.store, self.key), self.store)
             with self.catalog.write() as writing:
                 for pack in (*provided.packs, *merged):
                     writing.put_pack(pack)
             manifest = assemble(draft, self.build, self.interpreter.prefix)
             changed = publish_manifest(self.path, encode(manifest))
             trim_upper(self.store, self.key, self.build, {folder.path for folder in scanned.folders})
+            startup.write_notes(self.store, self.key, draft.codes)
         secrets = [shown(path) for path in sorted(plan.secrets + contents.secrets)]
         counts = {
             "files": scanned.file_count(),

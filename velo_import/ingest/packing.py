@@ -39,7 +39,7 @@ def pack_start(notes: bytes, store: Store) -> PackSummary:
     """Write a pack for the start that these notes tell of, and publish it.
 
     Raises:
-        VeloError: the notes or the store cannot be used, or there is no bytecode for any of its modules.
+        VeloError: the notes or the store cannot be used, or none of its modules can be served.
     """
     parsed = parse_notes(notes)
     if not parsed.starts:
@@ -48,24 +48,26 @@ def pack_start(notes: bytes, store: Store) -> PackSummary:
     with leases.shared(store):
         learn(notes, store)
         with exclusive(store.run / f"{parsed.key}.lock", wait=_PATIENCE):
-            sealed = startup.write_pack(start, startup.known_to(store, parsed.key), store, parsed.build)
-            if sealed is None:
-                raise VeloError(
-                    "no module of the program has bytecode in the store",
-                    hint="run `velo doctor`, or `velo explain`",
-                )
-            with Catalog.open(store) as catalog, catalog.write() as writing:
-                writing.put_pack(sealed)
-            startup.keep(store, parsed.key, [startup.Kept(start, sealed.id)])
+            known = startup.known_to(store, parsed.key)
+            before = [each.pack for each in startup.kept(store, parsed.key) if each.start[:2] == start[:2]]
+            sealed = startup.write_pack(start, known, store, parsed.build, replaced="".join(before))
+            packed = startup.Kept(start, sealed.id if sealed is not None else "")
+            if sealed is not None:
+                with Catalog.open(store) as catalog, catalog.write() as writing:
+                    writing.put_pack(sealed)
+            startup.keep(store, parsed.key, [packed])
         learn(notes, store)
-    packed = startup.Kept(start, sealed.id)
     hits = startup.hits(startup.known_to(store, parsed.key), packed)
+    if not hits.packed:
+        raise VeloError(
+            "none of the program's modules can be served", hint="run `velo doctor`, or `velo explain`"
+        )
     return PackSummary(
         key=parsed.key,
         prefix=parsed.prefix,
         command=packed.command,
-        pack=sealed.id,
-        bytes=sealed.stamp.size,
+        pack=packed.pack,
+        bytes=sealed.stamp.size if sealed is not None else 0,
         modules=hits.modules,
         packed=hits.packed,
         mapped=len(start.mapped),

@@ -2,8 +2,8 @@
 """How programs start: what each reads and in which order, for reading ahead and for packs in that order.
 
 Knows the records `run/starts/` and the notes `run/ahead/` that are made of them (FORMAT.md, section 2). The
-surprise: a record names sources and never places in packs. Whenever something is learned, the notes are made
-again from the records, and so follow the bytecode wherever it went.
+surprise: a record names sources and never places in packs. Whenever a manifest is published, the notes are
+made again from the records, and so follow the bytecode wherever it went.
 """
 
 from __future__ import annotations
@@ -126,8 +126,12 @@ def _names(folder: os.PathLike[str]) -> list[str]:
 # -- packs -------------------------------------------------------------------------------------------
 
 
-def write_pack(start: Start, draft: Draft, store: Store, build: Build) -> SealedPack | None:
-    """Copy the bytecode of a start, in its order, into one pack; None if none of it can be read.
+def write_pack(
+    start: Start, draft: Draft, store: Store, build: Build, *, replaced: str = ""
+) -> SealedPack | None:
+    """Copy the bytecode of a start, in its order, into one pack; None if there is none to be copied.
+
+    What is in the pack of another start stays there alone. `replaced` is the pack of this start until now.
 
     Raises:
         VeloError: the store cannot be written.
@@ -138,7 +142,9 @@ def write_pack(start: Start, draft: Draft, store: Store, build: Build) -> Sealed
         with bytecode_writer(store, label[:200], build) as writer:
             for origin in start.origins:
                 code = draft.codes.get(origin)
-                payload = files.payload(code) if code is not None else b""
+                if code is None or (code.pack.label.startswith(COPIES) and pack_id(code.pack) != replaced):
+                    continue
+                payload = files.payload(code)
                 if payload:
                     writer.add(payload, source=draft.files[origin].digest)
             return writer.seal()

@@ -21,6 +21,7 @@ from typing import Any
 from bench.arms import CHECKOUT
 from bench.figures import times
 from bench.goals import verdicts
+from bench.machinery import explained
 from bench.maintenance import HEAD, rows
 
 _RESULTS = CHECKOUT / "bench" / "results"
@@ -77,7 +78,7 @@ def load(folder: Path) -> list[dict[str, Any]]:
         for path in sorted(folder.glob("*.json"))
         if not path.name.endswith(".pyperf.json")
     ]
-    kinds = ("startup", "coldread", "profile", "hook", "ingest", "store", "gc", "upkeep")
+    kinds = ("startup", "coldread", "profile", "machinery", "hook", "ingest", "store", "gc", "upkeep")
     order = {kind: number for number, kind in enumerate(kinds)}
     return sorted((r for r in records if r.get("kind") in order), key=lambda r: order[r["kind"]])
 
@@ -236,6 +237,7 @@ def _heading(record: Mapping[str, Any]) -> Iterator[str]:
         "startup": "Start-up",
         "coldread": "What a cold start reads",
         "profile": "Where a warm start goes",
+        "machinery": "What the import system costs",
         "hook": "Hook",
         "ingest": "Ingest, learning and disk",
         "store": "Store",
@@ -452,7 +454,7 @@ _WRITERS = {
     "ingest": _ingest,
     "store": _store,
 }
-_WRITERS |= {"gc": _maintenance, "upkeep": _maintenance}
+_WRITERS |= {"machinery": explained, "gc": _maintenance, "upkeep": _maintenance}
 
 
 def _span(found: Mapping[str, float], factor: float, digits: int) -> str:

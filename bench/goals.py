@@ -117,7 +117,23 @@ def _upkeep(record: Mapping[str, Any]) -> Iterator[Verdict]:
         yield Verdict(goal, f"{rate:,} entries/s", rate >= 200_000)
 
 
-_JUDGES = {"startup": _startup, "hook": _hook, "ingest": _ingest, "gc": _gc, "upkeep": _upkeep}
+def _machinery(record: Mapping[str, Any]) -> Iterator[Verdict]:
+    found = record["us"]["native"]
+    floor = record["us"]["floor"]["lower_quartile"]
+    measured = f"{found['lower_quartile']:.1f} us; floor {floor:.1f} us"
+    yield Verdict("an empty module <= 7 us", measured, found["lower_quartile"] <= 7)
+    ratio = found["ratio"]["ratio"]
+    yield Verdict("an empty module >= 6x", times(ratio), ratio >= 6)
+
+
+_JUDGES = {
+    "startup": _startup,
+    "machinery": _machinery,
+    "hook": _hook,
+    "ingest": _ingest,
+    "gc": _gc,
+    "upkeep": _upkeep,
+}
 
 
 def _compiling(found: Mapping[str, Any]) -> float:

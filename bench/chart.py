@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.arms import CHECKOUT
+from bench.disk import part_rows
+from bench.disk import rows as disk_rows
 from bench.figures import times
 from bench.goals import verdicts
 from bench.machinery import explained
@@ -412,27 +414,27 @@ def _ingest(record: Mapping[str, Any]) -> Iterator[str]:
         modules = f"{found['modules_served_next_time']} modules"
         label = {"pyc": "with .pyc", "bare": "without .pyc"}[kind]
         rows.append((f"learning {found['program']} {label}, CPU", f"{found['cpu_seconds']:.2f} s", modules))
+    if rows:
+        yield from _table(("what", "figure", ""), rows, "lrr")
     if found := record.get("disk"):
-        count = found["environments"]
-        rows.append(
-            (f"{count} environments as copies, no bytecode", f"{found['trees_as_copies'] / 1e6:,.0f} MB", "")
+        yield (
+            f"{found['environments']} environments, each without one of the ten packages: allocated bytes of"
+            " every file, link and folder, an inode with several names counted once. *Hard links* and *copy*"
+            " are uv's, *compiled* with `--compile-bytecode`. The store holds bytecode (that of the standard"
+            " library too) unless it says *content only*, and lies beside the environments.\n"
         )
-        rows.append(
-            (f"{count} environments as hard links", f"{found['trees_as_hard_links'] / 1e6:,.0f} MB", "")
-        )
-        rows.append(
-            (
-                f"one store for all {count}, with bytecode",
-                f"{found['store'] / 1e6:,.0f} MB",
-                "beside the trees",
-            )
-        )
-    yield from _table(("what", "figure", ""), rows, "lrr")
+        yield from _table(("disk", "figure", ""), list(disk_rows(found)), "lrr")
+        head = ("the store", "files", "blobs", "content", "stored", "on disk")
+        yield from _table(head, list(part_rows(found)), "lrrrrr")
+        causes = {name: size for name, size in found["overhead"].items() if not name.startswith("of_")}
+        total = sum(causes.values()) / found["blobs"]["blobs"]
+        named = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in causes.items())
+        yield f"Overhead of blobs in MB: {named}; {total:.0f} bytes for each blob.\n"
 
 
 def _store(record: Mapping[str, Any]) -> Iterator[str]:
     yield (
-        f"{record['blobs']:,} random blobs of {record['size']:,} bytes, page cache warm, for each blob."
+        f"{record['blobs']:,} blobs of {record['size']:,} bytes, page cache warm, for each blob."
         " `velo` has flushed what it stored, and hashes what it reads but for *mapped*; `files` and"
         " `diskcache` do neither.\n"
     )

@@ -60,7 +60,8 @@ def find_uv() -> list[str]:
 def build(work: Path, interpreter: Interpreter, kind: str, requirements: Sequence[str] = ()) -> Environment:
     """The environment of this kind, made if it is missing.
 
-    Kinds: `pyc`, `bare`, `linked` (bare, by uv's hard links), `empty`, `mount` (empty, to be mounted over).
+    Kinds: `pyc`, `bare`, `linked` and `linked-pyc` (by uv's hard links: bare, and compiled), `empty`, `mount`
+    (empty, to be mounted over).
     `requirements` replaces the lock as the list of what to install; versions always come from the lock.
     """
     what_it_is = (LOCK.read_text(encoding="utf-8"), sorted(requirements), interpreter, kind)
@@ -77,8 +78,8 @@ def build(work: Path, interpreter: Interpreter, kind: str, requirements: Sequenc
         uv = find_uv()
         _call([*uv, "venv", "--quiet", "--no-project", "--python", str(interpreter.executable), str(prefix)])
         what = [*requirements, "--constraint", str(LOCK)] if requirements else ["--requirement", str(LOCK)]
-        compiled = ["--compile-bytecode"] if kind == "pyc" else ["--no-compile-bytecode"]
-        links = "hardlink" if kind == "linked" else "copy"
+        compiled = ["--compile-bytecode" if kind.endswith("pyc") else "--no-compile-bytecode"]
+        links = "hardlink" if kind.startswith("linked") else "copy"
         install = [*uv, "pip", "install", "--quiet", "--link-mode", links]
         _call([*install, "--python", str(environment.python), *compiled, *what])
     ready.write_text(digest, encoding="utf-8")

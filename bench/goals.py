@@ -100,6 +100,18 @@ def _ingest(record: Mapping[str, Any]) -> Iterator[Verdict]:
         )
         ratio = round(seconds["first"] / seconds["copy"], 3)
         yield _at_most("20,000 small files <= 2x a copy that is not flushed", ratio, 2.0, "x")
+    if used := record.get("disk"):
+        for name, words, wanted in (
+            ("copies", "than uv copies, no bytecode in either", 8.0),
+            ("copies_compiled", "than uv copies, bytecode in both", 8.0),
+            ("copies_against_bytecode", "than uv copies, bytecode in the store only", 8.0),
+            ("links_compiled", "than uv hard links, bytecode in both", 1.5),
+        ):
+            ratio = used["ratios"][name]
+            yield Verdict(f"store >= {wanted:g}x less disk {words}", f"{ratio:.2f}x", ratio >= wanted)
+        share = used["overhead"]["of_content"]
+        measured = f"{share:.2%}; {used['overhead']['of_stored']:.2%} of what is stored"
+        yield Verdict("blob overhead <= 2 % of the content", measured, share <= 0.02)
     for kind, learned in record.get("learn", {}).items():
         modules = learned["modules_served_next_time"]
         name = f"learning {learned['program']} ({kind}, {modules} modules) <= 3 s of CPU"

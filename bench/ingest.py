@@ -3,12 +3,8 @@
 
 Ingest of the locked environment (first, unchanged; with and without `.pyc`), of 20,000 small files against
 `cp -r` (which does not wait for the disk, as an ingest does), compiling against `compileall -j 0`, CPU of
-learning one program, bytes on disk for ten environments that share most packages. Trees are in the page
-cache, as they are after an install.
-
-The surprise: ten trees are counted twice, as copies and as uv's hard links leave them. Velo's store comes
-*beside* these trees until environments are made from it, and it holds bytecode, which the trees here do
-not; so the two figures answer different questions, and both are printed.
+learning one program, bytes on disk for ten environments that share most packages (disk.py). Trees are in the
+page cache, as they are after an install.
 """
 
 from __future__ import annotations
@@ -20,12 +16,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import records
 from bench.arms import CHECKOUT, Velo, arms_of, clean_variables, find_velo, read_stats
+from bench.disk import disk, part_rows, rows
 from bench.environment import Environment, build, check_bare, work_folder
 from bench.figures import percentile
 from bench.interpreters import Interpreter, find_interpreter
@@ -33,7 +30,6 @@ from bench.measure import BenchmarkFault, become_subreaper, run, settle
 from bench.pagecache import files_below
 from bench.programs import PROGRAMS, write_program
 
-REQUIREMENTS = Path(__file__).with_name("requirements.in")
 PARTS = ("ingest", "small", "compile", "learn", "disk")
 SMALL_FILES = 20_000
 
@@ -230,54 +226,8 @@ def learning(
     }
 
 
-def disk(velo: Velo, work: Path, interpreter: Interpreter, count: int) -> dict[str, Any]:
-    """Ten environments, each without one of the ten packages: bytes of the trees and of one store."""
-    names = [line.strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines() if line.strip()]
-    names = [name for name in names if not name.startswith("#")]
-    velo.forget()
-    parent = work / "ten"
-    environments: list[Environment] = []
-    after: list[int] = []
-    try:
-        for left_out in names[:count]:
-            rest = [name for name in names if name != left_out]
-            environments.append(build(parent, interpreter, "linked", rest))
-            _ingest(velo, environments[-1])
-            settle()
-            after.append(_store_size(velo))
-        copies, unique = tree_bytes(environment.site_packages for environment in environments)
-        return {
-            "environments": len(environments),
-            "trees_as_copies": copies,
-            "trees_as_hard_links": unique,
-            "trees_hold_bytecode": False,
-            "store": after[-1],
-            "store_after_each": after,
-            "store_parts": _numbers(velo.ask("store", "size")),
-        }
-    finally:
-        shutil.rmtree(parent, ignore_errors=True)
-
-
-def tree_bytes(roots: Iterable[Path]) -> tuple[int, int]:
-    """Allocated bytes: if nothing were shared between the trees, and with each inode counted once."""
-    inodes: dict[tuple[int, int], int] = {}
-    total = 0
-    for root in roots:
-        for path in files_below([root]):
-            status = path.stat()
-            size = status.st_blocks * 512
-            total += size
-            inodes[status.st_dev, status.st_ino] = size
-    return total, sum(inodes.values())
-
-
 def _ingest(velo: Velo, environment: Environment) -> Any:
     return velo.ask("ingest", str(environment.prefix), "--python", str(environment.python))
-
-
-def _store_size(velo: Velo) -> int:
-    return tree_bytes([velo.home])[1]
 
 
 def _numbers(value: Any) -> Any:
@@ -314,11 +264,9 @@ def render(record: Mapping[str, Any]) -> str:
             )
     if "disk" in record:
         found = record["disk"]
-        lines.append(
-            f"{found['environments']} environments: {found['trees_as_copies'] / 1e6:,.0f} MB as copies,"
-            f" {found['trees_as_hard_links'] / 1e6:,.0f} MB as hard links (no bytecode);"
-            f" one store for all: {found['store'] / 1e6:,.0f} MB (with bytecode)"
-        )
+        lines.append(f"disk of {found['environments']} environments:")
+        lines += [f"  {name:<82}{figure:>18}  {more}".rstrip() for name, figure, more in rows(found)]
+        lines += ["  " + " ".join(f"{cell:>12}" for cell in row) for row in part_rows(found)]
     return "\n".join(lines)
 
 

@@ -5,6 +5,9 @@
 between arms; an arm's figure is the lower quartile over rounds, in microseconds for each blob. What was read
 is compared with what was stored.
 
+Blobs are random words, so that they can be compressed. An ingest compresses small content, which nobody maps
+(`velo compressed`); what must be had at once is packed as it is (`velo`).
+
 The surprise: the arms do not promise the same. `velo` has flushed everything to the disk and verifies each
 blob it reads; `files` does neither, `git` flushes its pack, `diskcache` leaves flushing to the kernel.
 """
@@ -21,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from bench import records
 from bench.arms import CHECKOUT
 from bench.figures import spread
 from bench.measure import BenchmarkFault
+from velo_import.format import codec
 from velo_import.store.catalog import Catalog
 from velo_import.store.index import BlobIndex, write_index
 from velo_import.store.layout import Store
@@ -44,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(words)
     dice = random.Random(options.seed)
-    contents = [dice.randbytes(options.size) for _ in range(options.blobs)]
+    contents = [words_of(dice, options.size) for _ in range(options.blobs)]
     blobs = {blake3(content).digest(): content for content in contents}
     asked = list(blobs)
     dice.shuffle(asked)
@@ -97,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def words_of(dice: random.Random, size: int) -> bytes:
+    """Compressible to about a half, somewhat less than small sources are."""
+    words = (b"%x" % (dice.randrange(1 << 12) * 0x9E3779B97F4A7C15 % (1 << 32)) for _ in range(size // 2))
+    return b" ".join(words)[:size]
+
+
 def _keep(record: dict[str, Any], kind: str, taken: dict[str, list[float]]) -> None:
     for name, values in taken.items():
         record["microseconds"][f"{kind} {name}"] = spread(values, 3)
@@ -107,10 +117,20 @@ def _keep(record: dict[str, Any], kind: str, taken: dict[str, list[float]]) -> N
 
 def store_velo(folder: Path, blobs: Stored) -> None:
     """One pack, flushed, named, in the catalogue."""
+    _seal(folder, blobs, {})
+
+
+def store_velo_compressed(folder: Path, blobs: Stored) -> None:
+    """The same, compressed as an ingest does it."""
+    frames = codec.compressed_all(list(blobs.values()), os.cpu_count() or 1)
+    _seal(folder, blobs, dict(zip(blobs, frames, strict=True)))
+
+
+def _seal(folder: Path, blobs: Stored, frames: Mapping[bytes, bytes | None]) -> None:
     store = Store.open(folder, create=True)
-    with PackWriter(store, label="bench", kind="content") as writer:
-        for content in blobs.values():
-            writer.add(content)
+    with PackWriter(store, label="bench", kind="content", compress=bool(frames)) as writer:
+        for digest, content in blobs.items():
+            writer.add(content, digest=blake3(content).digest(), frame=frames.get(digest))
         sealed = writer.seal()
     assert sealed is not None
     with Catalog.open(store) as catalog, catalog.write() as writing:
@@ -165,6 +185,7 @@ def _git(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
 
 STORING: dict[str, Callable[[Path, Stored], None]] = {
     "velo": store_velo,
+    "velo compressed": store_velo_compressed,
     "files": store_files,
     "files flushed": store_files_flushed,
     "git": store_git,
@@ -178,7 +199,7 @@ Reader = Callable[[bytes], bytes | memoryview]
 
 @contextlib.contextmanager
 def read_index(folder: Path) -> Iterator[Reader]:
-    """Found in the mapped index, copied out of the mapped pack, hashed."""
+    """Found in the mapped index, copied out of the mapped pack (or unpacked), hashed."""
     with BlobIndex(Store.open(folder)) as index:
 
         def get(digest: bytes) -> bytes:
@@ -268,6 +289,7 @@ def read_diskcache(folder: Path) -> Iterator[Reader]:
 READING: dict[str, tuple[str, Callable[[Path], contextlib.AbstractContextManager[Reader]]]] = {
     "velo index": ("velo", read_index),
     "velo index, mapped": ("velo", read_mapped),
+    "velo index, compressed": ("velo compressed", read_index),
     "velo pack": ("velo", read_pack),
     "files": ("files", read_files),
     "git": ("git", read_git),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bench import arms, cells, chart, figures, goals, pagecache, programs
+from bench import arms, cells, chart, disk, figures, goals, pagecache, programs
 from bench.measure import BenchmarkFault, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -211,6 +211,50 @@ def test_a_loss_is_shown_in_chart_and_document(tmp_path: Path) -> None:
     assert "Skipped: no disk." in document
     assert 'class="loss"' in image
     assert "&lt;sympy&gt;" in image
+
+
+def test_disk_is_counted_as_du_does(tmp_path: Path) -> None:
+    """Shared inodes once, or as if nothing were shared; folders and links too."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    (one / "inner").mkdir(parents=True)
+    (one / "inner" / "a").write_bytes(b"x" * 10_000)
+    os.symlink("a", one / "inner" / "link")
+    two.mkdir()
+    os.link(one / "inner" / "a", two / "b")
+    (two / "c").write_bytes(b"y" * 5_000)
+    usage = disk.Usage()
+
+    usage.add(one)
+    usage.add(two)
+
+    counted = subprocess.run(["du", "-s", "-B1", one, two], capture_output=True, text=True, check=True).stdout
+    assert usage.shared["allocated"] == sum(int(line.split()[0]) for line in counted.splitlines())
+    assert usage.copied["apparent"] - usage.shared["apparent"] == 10_000
+
+
+def test_disk_is_shown_with_its_losses(tmp_path: Path) -> None:
+    sizes = {"copy": 80, "hard links": 9, "copy, compiled": 120, "hard links, compiled": 50}
+    sizes |= {"store, content only": 10, "store": 16, "hard links and store": 25}
+    arms = {name: {"apparent": size, "allocated": size} for name, size in sizes.items()}
+    found = {
+        "environments": 10,
+        "arms": arms,
+        "ratios": disk.ratios(arms),
+        "parts": {"packed content": {"files": 1, "blobs": 3, "content": 9, "stored": 4, "disk": 5}},
+        "blobs": {"blobs": 3},
+        "overhead": {"pack indexes": 1, "of_stored": 0.025, "of_content": 0.0111},
+    }
+    ingest = {**record(1.1), "kind": "ingest", "disk": found}
+    for name, each in (("startup", record(1.1)), ("ingest", ingest)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(each))
+
+    chart.main(["--results", str(tmp_path), "--docs", str(tmp_path)])
+
+    document = (tmp_path / "benchmarks.md").read_text()
+    assert "| uv hard links / store, no bytecode in either | 0.90x | loss |" in document
+    assert "than uv copies, bytecode in the store only (Python 3.12.1) | 5.00x | **no** |" in document
+    assert "than uv hard links, bytecode in both (Python 3.12.1) | 3.12x | yes |" in document
+    assert "1.11% of content" in document
 
 
 def test_the_chart_is_well_formed() -> None:

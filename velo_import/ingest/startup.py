@@ -156,7 +156,8 @@ def place_in_packs(draft: Draft, starts: Iterable[Kept], store: Store) -> None:
     """Let the draft take bytecode from the packs of these starts wherever they have it for these very
     sources; of two that have it, from the older one's.
     """
-    for each in reversed(list(starts)):
+    placed: set[str] = set()
+    for each in starts:
         if not each.pack:
             continue
         try:
@@ -171,8 +172,9 @@ def place_in_packs(draft: Draft, starts: Iterable[Kept], store: Store) -> None:
             for origin in each.start.origins:
                 code, source = draft.codes.get(origin), draft.files.get(origin)
                 entry = places.get(source.digest) if source is not None else None
-                if code is None or entry is None:
+                if code is None or entry is None or origin in placed:
                     continue
+                placed.add(origin)
                 if (code.pack, code.offset) == (record, entry.offset):
                     continue
                 with suppress(OSError, VeloError):

@@ -24,7 +24,7 @@ FEW = 4000  # lines beyond what two lists have in common at both ends; comparing
 MASKS = [
     (re.compile(r"\b0x[0-9a-fA-F]{6,}\b"), "0x"),
     # The folder that run.py gives to each run for its temporary files.
-    (re.compile(r"(?<=/user/)(?:tmp[^/\s'\"]+|[a-z0-9_]{8})(?=[/\s'\"]|$)"), "TEMPORARY"),
+    (re.compile(r"(?<=/user/)(?:[tT][mM][pP][^/\s'\"]+|[a-z0-9_]{8})(?=[/\s'\"]|$)"), "TEMPORARY"),
 ]
 
 

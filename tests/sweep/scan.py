@@ -33,6 +33,7 @@ METADATA = "(metadata)"
 # Never imported, each with its reason.
 SKIPPED = {
     "gevent.tests": "runs its tests, with servers and time limits, when it is imported",
+    "numpy.f2py.tests": "runs compilers in threads when it is imported, and no two such runs are alike",
     "antigravity": "opens a browser",
     "idlelib": "wants a display",
     "turtledemo": "wants a display",

@@ -21,13 +21,15 @@ from velo_import.store.gc import collect
 from velo_import.store.gcplan import Wish
 from velo_import.store.layout import Store
 
-# Says on stderr whether the command line had to be loaded.
+# Says on stderr whether the command line had to be loaded, or anything else that takes long.
 VELO = """
 import sys
+before = set(sys.modules)
 from velo_import.__main__ import main
 code = main(sys.argv[1:])
 sys.stdout.flush()
-print("long" if "click" in sys.modules else "short", file=sys.stderr)
+slow = {"click", "lmdb", "pathlib", "subprocess", "typing"} & (set(sys.modules) - before)
+print("long" if slow else "short", file=sys.stderr)
 sys.exit(code)
 """
 

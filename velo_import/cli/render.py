@@ -8,17 +8,17 @@ is honoured by rich; VELO_NO_PROGRESS and pipes switch progress off.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
 
-from ..config import env
 from ..errors import VeloError
 
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing takes 6 ms
+    from typing import Any, TextIO
+
     from rich.console import Console
 
 SCHEMA = 1
@@ -28,11 +28,15 @@ BAR_WIDTH = 44
 
 def data(document: Mapping[str, Any]) -> None:
     """One JSON object on stdout. Later versions only ever add fields."""
+    import json  # 8 ms that words do not need
+
     _write(sys.stdout, json.dumps({"schema": SCHEMA, **document}, indent=2, default=str) + "\n")
 
 
 def plain_object(document: Mapping[str, str]) -> None:
     """A JSON object that is a contract of its own, without a schema field."""
+    import json
+
     _write(sys.stdout, json.dumps(document, indent=2) + "\n")
 
 
@@ -49,6 +53,8 @@ def note(text: str) -> None:
 def failure(error: VeloError, as_json: bool) -> int:
     """Say what failed and what to do about it, on stderr; return the exit code."""
     if as_json:
+        import json
+
         body = {"code": error.exit_code, "message": error.message, "hint": error.hint}
         _write(sys.stderr, json.dumps({"schema": SCHEMA, "error": body}) + "\n")
     else:
@@ -128,6 +134,8 @@ def bars(rows: Sequence[tuple[str, float, str]], unit: str) -> None:
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
     """A progress display on stderr; yields `show(phase, done, total)`. Silent unless a person is watching."""
+    from ..config import env
+
     if not sys.stderr.isatty() or os.environ.get(env.NO_PROGRESS):
         yield lambda phase, done, total: None
         return

@@ -26,7 +26,7 @@ from velo_import.format.manifest import (
     encode,
     manifest_key,
 )
-from velo_import.host.files import explained, make_folders, publish, read_file
+from velo_import.host.files import explained, make_folders, publish, put_unflushed, read_file
 from velo_import.host.filesystems import filesystem_of
 from velo_import.host.locks import exclusive
 from velo_import.host.processes import available_cores
@@ -464,8 +464,8 @@ class _Ingest:
             threads=SLOW_WALKERS if filesystem_of(self.target).network else available_cores(),
         )
         folder = self.path.parent
-        with suppress(OSError, VeloError):  # It costs the next ingest a second, and nothing else.
-            publish(folder / name_of(self.target, self.python, self.optimisation), [data])
+        with suppress(OSError):  # It costs the next ingest a second, and nothing else.
+            put_unflushed(folder / name_of(self.target, self.python, self.optimisation), data)
             drop_oldest(str(folder), MOST_RECEIPTS)
 
     def _relied_on(self, manifest: Manifest, digests: set[bytes]) -> dict[str, bytes]:

@@ -22,6 +22,7 @@ from velo_import.ingest.startup import Kept, ahead_of, encode_note, joined, mark
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 from velo_import.store.packs import open_pack
+from velo_import.store.roots import remove_environment
 
 PACKAGE = {
     "app.py": "import box.c, box.a\nimport box.b\nprint(box.a.NAME, box.b.NAME, box.c.NAME)\n",
@@ -273,3 +274,12 @@ def test_only_so_many_starts_are_remembered(learned: Store, monkeypatch: pytest.
 
     assert len(startup.kept(learned, key)) == 2
     assert len(list((learned.run / "ahead").iterdir())) == 2
+
+
+def test_a_forgotten_environment_leaves_no_record_of_its_starts(learned: Store) -> None:
+    key = key_of(learned)
+    assert startup.kept(learned, key)
+
+    remove_environment(learned, key)
+
+    assert not [*(learned.run / "starts").iterdir(), *(learned.run / "ahead").iterdir()]

@@ -126,6 +126,9 @@ def remove_environment(store: Store, key: str) -> None:
         folder.rmdir()
     flush_all([store.manifests])  # what it needed goes next, and must not go before it
     remove_quietly(store.run / f"{key}.vain")
+    for start in (store.run / "starts").glob(f"{key}.*"):
+        remove_quietly(store.run / "ahead" / start.suffix[1:])
+        remove_quietly(start)
     # Nobody may find the lock free on one inode while we hold it on another: so it goes while we have it.
     lock = store.run / f"{key}.lock"
     with suppress(OSError, StoreLocked):

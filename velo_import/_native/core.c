@@ -240,6 +240,31 @@ static PyObject *load_code(PyObject *module, PyObject *const *arguments, Py_ssiz
     return velo_make_code(state, map, record[VELO_START], record[VELO_LENGTH], path, arguments[1]);
 }
 
+/* In every CPython since 3.8; the stable ABI's header declares it only from 3.13 on. */
+extern int PySys_Audit(const char *event, const char *format, ...);
+
+/* Called for the arguments of an event: after it was seen that somebody listens, and before anybody is told. */
+static PyObject *refuse(void *is_listening)
+{
+    *(int *)is_listening = 1;
+    PyErr_SetNone(PyExc_RuntimeError);
+    return NULL;
+}
+
+PyDoc_STRVAR(is_audited_doc,
+             "is_audited() -> bool\n\n"
+             "Whether any audit hook is installed. None is called.");
+
+static PyObject *is_audited(PyObject *module, PyObject *unused)
+{
+    int is_listening = 0;
+    (void)module;
+    (void)unused;
+    if (PySys_Audit("velo", "O&", refuse, &is_listening) < 0)
+        PyErr_Clear();
+    return PyBool_FromLong(is_listening);
+}
+
 PyDoc_STRVAR(take_lock_doc,
              "take_lock(path: bytes) -> int\n\n"
              "Open a lock file, made if need be, and lock it without waiting. Gives the descriptor.\n"
@@ -289,6 +314,7 @@ static PyMethodDef functions[] = {
     {"serve", (PyCFunction)(void (*)(void))velo_serve, METH_FASTCALL, serve_doc},
     {"take_lock", take_lock, METH_O, take_lock_doc},
     {"look_at_remains", velo_look_at_remains, METH_VARARGS, look_at_remains_doc},
+    {"is_audited", is_audited, METH_NOARGS, is_audited_doc},
     {NULL, NULL, 0, NULL},
 };
 

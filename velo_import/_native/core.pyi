@@ -17,6 +17,9 @@ class Map:
 def map_file(path: bytes, /) -> tuple[Map, tuple[int, int, int, int, int, int]]:
     """Map a regular file; gives the map and (uid, mode, size, mtime_ns, ctime_ns, ino). Raises OSError."""
 
+def is_audited() -> bool:
+    """Whether any audit hook is installed. None is called."""
+
 def take_lock(path: bytes, /) -> int:
     """Open a lock file and lock it without waiting; gives the descriptor. Raises OSError."""
 

@@ -18,7 +18,7 @@ from ..errors import StoreCorrupt
 from .manifest import HASH_KEY
 
 MAGIC = b"VELOREMB"
-VERSION = 1
+VERSION = 2  # Also of how modules ask: their code in the table and the hook have to agree.
 
 # FORMAT.md, section 10: magic, version, features, size, checksum, identity's length, slots, records, zero.
 HEADER = Struct("<8sIIQQQQQ8x")

@@ -147,6 +147,17 @@ def watch(entries: "list[tuple[str, Any, bytes | None, bool, int, int, int]]") -
     return Watch(entries)
 
 
+def is_audited() -> bool:
+    """Whether any audit hook is installed, or may be. None is called."""
+    if sys.version_info >= (3, 14):
+        return True
+    try:
+        sys.audit(0)  # type: ignore[arg-type]
+    except TypeError:  # Its argument is looked at only then.
+        return True
+    return False
+
+
 def take_lock(path: bytes) -> int:
     """Open a lock file, made if need be, and lock it without waiting; gives the descriptor.
 
@@ -196,11 +207,12 @@ def load_native(name: str, path: str) -> "Any":
 
 def use_native(path: str) -> "Any":
     """Replace these functions by the native module's; gives it, or None where it does not fit."""
-    global look_at_remains, map_file, is_unchanged, load_code, serve, take_lock
+    global is_audited, is_unchanged, load_code, look_at_remains, map_file, serve, take_lock
     try:
         native = load_native("velo_import._native.core", path)
     except (ImportError, OSError, SystemError):
         return None
     map_file, is_unchanged, take_lock = native.map_file, native.is_unchanged, native.take_lock
-    load_code, serve, look_at_remains = native.load_code, native.serve, native.look_at_remains
+    load_code, serve, is_audited = native.load_code, native.serve, native.is_audited
+    look_at_remains = native.look_at_remains
     return native

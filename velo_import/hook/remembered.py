@@ -3,14 +3,14 @@
 
 Three modules of the standard library are served with one expression changed: before `re._compiler.compile`
 compiles a pattern, and before `dataclasses` and `collections.namedtuple` execute the text they made, they ask
-`__spec__.loader._recall`. Any exception of it means: do the work as always. So there is no other function, no
+`__spec__.loader._recall`. Without an answer they do the work as always. So there is no other function, no
 other name in any module, no wrapper around anything, and the caches of `re` are filled by `re` itself. The
 changed code comes in the one piece of bytecode that is loaded anyway, because loading another, or making one
 by `code.replace`, is an event that auditors see. What a program can see is that the bytecode of these three
 functions is not what their source compiles to.
 
-The surprise: where somebody audits, source text is compiled as always, so that every event is raised; and
-`sys.audit` itself tells us, as it looks at its first argument only then.
+The surprise: where somebody audits, source text is compiled as always, so that every event is raised: one for
+the text, and none for unmarshalling what was remembered.
 """
 
 import builtins
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from velo_import.hook.counts import Counts
 
 # FORMAT.md, section 10.
-START = b"VELOREMB\x01\x00\x00\x00\x00\x00\x00\x00"
+START = b"VELOREMB\x02\x00\x00\x00\x00\x00\x00\x00"
 HASH_KEY = 0x56454C4F
 HEADER_SIZE, RECORD_HEADER = 64, 24
 SLOTS, RECORDS = 5, 6  # Positions in the header, in words.
@@ -39,6 +39,7 @@ MODULE, BASIS, PATTERN, SOURCE = b"M", b"B", b"P", b"S"
 KINDS = "patterns", "sources"
 MODULES = {"re._compiler": "patterns", "dataclasses": "sources", "collections": "sources"}
 BASES = "re._parser", "re._constants", "re._casefix"
+IMPORTLIB = "<frozen importlib._bootstrap>"
 # A result under one of these depends on the locale, or is printed: DEBUG, LOCALE, and TEMPLATE of old.
 NEVER = 0x80 | 0x04 | 0x01
 MOST_INPUTS, MOST_BYTES, LONGEST = 1024, 1 << 20, 1 << 15  # noted by one program; the bytes of one input
@@ -61,10 +62,6 @@ FUNCTION: "Any" = type(lambda: None)
 
 class Unusable(Exception):
     """Why a table is not used; the text is the reason that is counted. Never leaves the hook."""
-
-
-class NotRemembered(LookupError):
-    """The work is to be done as always. Caught where it was asked for."""
 
 
 def open_memory(
@@ -216,19 +213,18 @@ class Memory:
         self.served[name] = check
         kind = MODULES.get(name)
         if kind == "patterns":
-            return self.pattern
+            return self.patterns
         if kind == "sources":
             table = vars(sys.modules[name])
-            return lambda text, runner: self.source(text, runner, table)
+            return lambda text, runner: self.code_of(text, runner, table)
         return None
 
     # -- patterns ----------------------------------------------------------------------------------
 
-    def pattern(self, pattern: "Any", flags: "Any") -> "Any":
-        """The compiled pattern.
+    def patterns(self, pattern: "Any", flags: "Any") -> "tuple[Any, ...]":
+        """The compiled pattern, or nothing if it is not known or not to be answered here.
 
-        Raises:
-            NotRemembered: it is not known, or not to be answered here.
+        Nothing is raised, not even between functions: debuggers stop at that.
         """
         kind = type(pattern)
         if (
@@ -238,18 +234,18 @@ class Memory:
             or getprofile() is not None
             or not self._is_stock()
         ):
-            raise NotRemembered
+            return ()
         if kind is str:
             key = b"Ps" + flags.to_bytes(4, "little") + pattern.encode("utf-8", "surrogatepass")
         elif kind is bytes:
             key = b"Pb" + flags.to_bytes(4, "little") + pattern
         else:
-            raise NotRemembered
+            return ()
         value = self.find(key)
         if not value:
             if value is None:
                 self._note(key)
-            raise NotRemembered
+            return ()
         words = value.cast("I")
         result, groups, size, named = words[:4]
         code = words[4 : 4 + size].tolist()
@@ -262,7 +258,7 @@ class Memory:
                 names[number] = name
         compiled = self.stock[4](pattern, result, code, groups, index, tuple(names))
         self.counts.patterns += 1
-        return compiled
+        return (compiled,)
 
     def _is_stock(self) -> bool:
         """Whether `re` is what it was when the patterns were learned, no part of it replaced."""
@@ -315,12 +311,9 @@ class Memory:
 
     # -- sources -----------------------------------------------------------------------------------
 
-    def source(self, text: "Any", runner: str, table: "dict[str, Any]") -> "CodeType":
-        """The code of a text that `exec` or `eval` is about to be given by the module of this table.
-
-        Raises:
-            NotRemembered: it is not known, or not to be answered here.
-            TypeError: somebody audits.
+    def code_of(self, text: "Any", runner: str, table: "dict[str, Any]") -> "Any":
+        """The code of a text that `exec` or `eval` is about to be given by the module of this table; or the
+        text itself.
         """
         if (
             type(text) is not str
@@ -329,15 +322,15 @@ class Memory:
             or table.get("__builtins__") is not BUILTINS
             or gettrace() is not None
             or getprofile() is not None
+            or mapping.is_audited()
         ):
-            raise NotRemembered
-        sys.audit(0)  # type: ignore[arg-type]
+            return text
         key = SOURCE + runner.encode() + text.encode()
         value = self.find(key)
         if not value:
             if value is None:
                 self._note(key)
-            raise NotRemembered
+            return text
         code: CodeType = get_frozen_object(runner, value)
         self.counts.sources += 1
         return code
@@ -350,15 +343,20 @@ class Memory:
         if len(key) > LONGEST or len(inputs) >= MOST_INPUTS or self.noted + len(key) > MOST_BYTES:
             return
         try:
-            raise NotRemembered
-        except NotRemembered as error:
+            raise LookupError
+        except LookupError as error:
             frame: Any = error.__traceback__.tb_frame  # type: ignore[union-attr] # sys._getframe is audited
         while frame is not None:
-            if frame.f_code.co_name == "<module>":
+            code = frame.f_code
+            if code.co_name == "<module>":
                 name = frame.f_globals.get("__name__")
-                if name != "__main__" and type(name) is str:
-                    inputs[key] = None
-                    self.noted += len(key)
-                    self.counts.wanted[f"inputs of {name}"] = ""
-                return
-            frame = frame.f_back
+            elif code.co_name == "_call_with_frames_removed" and code.co_filename == IMPORTLIB:
+                name = "extension modules"  # Their bodies have no frame.
+            else:
+                frame = frame.f_back
+                continue
+            if name != "__main__" and type(name) is str:
+                inputs[key] = None
+                self.noted += len(key)
+                self.counts.wanted[f"inputs of {name}"] = ""
+            return

@@ -164,7 +164,11 @@ class AskFirst(ast.NodeTransformer):
             and isinstance(last, ast.Return)
             and ast.unparse(last).startswith("return _sre.compile(pattern, flags | p.state.flags, code,")
         ):
-            asking = "try:\n    return __spec__.loader._recall(p, flags)\nexcept Exception:\n    pass"
+            # A loop, so that neither an exception nor another variable says that nothing was found.
+            asking = (
+                "try:\n    for pattern in __spec__.loader._recall(p, flags):\n        return pattern\n"
+                "except Exception:\n    pass"
+            )
             node.body.insert(0, at_place_of(node.body[0], asking))
             self.changed.add(self._qualified())
 
@@ -197,12 +201,16 @@ class AskFirst(ast.NodeTransformer):
 
 
 def at_place_of(old: ast.AST, text: str) -> "ast.stmt":
-    """A statement that stands exactly where another does."""
+    """A statement that stands where another does, within one line: tracers are told of no other."""
     (new,) = ast.parse(text).body
-    for node in ast.walk(new):
-        for name in ("lineno", "col_offset", "end_lineno", "end_col_offset"):
-            if hasattr(node, name):
-                setattr(node, name, getattr(old, name))
+    first: Any = old
+    is_long = first.end_lineno != first.lineno
+    nodes: Any = ast.walk(new)
+    for node in nodes:
+        if hasattr(node, "lineno"):
+            node.lineno = node.end_lineno = first.lineno
+            node.col_offset = first.col_offset
+            node.end_col_offset = first.col_offset + 1 if is_long else first.end_col_offset
     return new
 
 

@@ -23,8 +23,11 @@ FEW = 4000  # lines beyond what two lists have in common at both ends; comparing
 # What no two runs of one program have in common.
 MASKS = [
     (re.compile(r"\b0x[0-9a-fA-F]{6,}\b"), "0x"),
-    # The folder that run.py gives to each run for its temporary files.
-    (re.compile(r"(?<=/user/)(?:[tT][mM][pP][^/\s'\"]+|[a-z0-9_]{8})(?=[/\s'\"]|$)"), "TEMPORARY"),
+    # The folder that run.py gives to each run for its temporary files, and others of that purpose.
+    (
+        re.compile(r"(?:(?<=/user/)|(?<=/tmp/))(?:[tT][mM][pP][^/\s'\"]+|[a-z0-9_]{8})(?=[/\s'\"]|$)"),
+        "TEMPORARY",
+    ),
 ]
 
 

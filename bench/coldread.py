@@ -2,9 +2,9 @@
 """What a cold start reads, in order, and how long it waits for each file: `python -m bench.coldread`.
 
 `perf` tells when pages of which file entered the page cache and when the program slept in the kernel; a
-sleep is put down to the file whose pages were asked for last. So this counts waiting for the disk, and
-neither the part of the processor in reading nor waiting for a turn on a busy machine. The arm `unaided` is
-`velo` without the notes for reading ahead.
+sleep is put down to the file whose pages were asked for last, and ends when the program runs again. So a
+busy machine makes waits longer; their number, and that of pages, do not vary. The part of the processor in
+reading is not counted. The arm `unaided` is `velo` without the notes for reading ahead.
 
 The surprise: a file that costs no wait may still cost time. What was read ahead by then is free, and what was
 asked for in vain is not.

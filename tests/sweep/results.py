@@ -39,13 +39,14 @@ def keep(path: Path, environment: Environment, results: Iterable[PackageResult])
     """Add to the file, or make it."""
     document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"results": {}}
     document["python"] = environment.version
-    document["distributions"] = list(environment.distributions)
     for each in results:
         entry = asdict(each)
         entry["revision"] = revision()
         entry["differences"] = len(each.unexplained)
         entry["unexplained"] = each.unexplained[:MOST_KEPT]
         document["results"][each.name] = entry
+    swept = [environment.owners.get(name, []) for name in document["results"]]
+    document["distributions"] = sorted({owner for owners in swept for owner in owners})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
     return document

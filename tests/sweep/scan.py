@@ -24,7 +24,7 @@ print(json.dumps({
     "names": sorted(sys.stdlib_module_names),
     "suffixes": importlib.machinery.all_suffixes(),
     "version": sys.version.split()[0],
-    "distributions": sorted({each.metadata["Name"] for each in importlib.metadata.distributions()}),
+    "owners": importlib.metadata.packages_distributions(),
 }))
 """
 STANDARD = "(standard library)"
@@ -50,7 +50,7 @@ class Environment:
 
     python: Path
     version: str
-    distributions: tuple[str, ...]
+    owners: Mapping[str, list[str]]  # the distributions that a top-level package belongs to
     packages: Mapping[str, tuple[str, ...]]
 
 
@@ -83,7 +83,7 @@ def scan(python: Path, variables: Mapping[str, str]) -> Environment:
     return Environment(
         python,
         facts["version"],
-        tuple(facts["distributions"]),
+        facts["owners"],
         {top: tuple(names) for top, names in packages.items() if names},
     )
 

@@ -258,8 +258,8 @@ def _coldread(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"{record['conditions'][0].upper()}{record['conditions'][1:]}."
     yield (
         "Waiting for the disk in milliseconds (how often); pages of 4 KiB read, by kind of file. `velo` reads"
-        " ahead as soon as the hook is there, `run` before the interpreter is, `unaided` not at all. Waits are"
-        " longer on a busy machine; their number, and that of pages, do not vary.\n"
+        " ahead as soon as the hook is there, `run` before the interpreter is, `unaided` not at all. Waits"
+        " are longer on a busy machine; their number, and that of pages, do not vary.\n"
     )
     for program, arms in record["programs"].items():
         kinds = sorted({kind for found in arms.values() for kind in found["kinds"]})

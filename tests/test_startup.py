@@ -49,6 +49,7 @@ def test_a_program_is_named_by_what_it_runs_and_not_by_its_arguments() -> None:
     assert named(("python", "-m", "http.server", "80")) == ("python", "-m", "http.server")
     assert mark_of(("python", "app.py", "a"), "/one") == mark_of(("python", "app.py", "b"), "/one")
     assert mark_of(("python", "app.py"), "/one") != mark_of(("python", "app.py"), "/two")
+    assert mark_of(("python", "-m", "app"), "/one") == mark_of(("python", "-m", "app"), "/two")
     assert mark_of(("python", "/app.py"), "/one") == mark_of(("python", "/app.py"), "/two")
 
 

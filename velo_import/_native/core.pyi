@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-from importlib.machinery import ModuleSpec
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from types import CodeType
 from typing import Any
 
@@ -34,8 +34,8 @@ def load_code(
     """
 
 def serve(loader: Any, fullname: str, /) -> CodeType | None:
-    """The code of the module from its pack, counted; None where anything is out of the ordinary, and nothing has
-    been done then. Raises what unmarshalling or an auditor raises.
+    """The code of the module from its pack, counted; None where anything is out of the ordinary, and nothing
+    has been done then. Raises what unmarshalling or an auditor raises.
     """
 
 def map_private(path: str, owner: int, /) -> tuple[Map, tuple[int, int, int, int]]:

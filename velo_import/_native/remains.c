@@ -225,7 +225,8 @@ static int is_tidying(PyObject *function)
     PyObject *name = PyObject_GetAttrString(function, "__name__");
     int answer = name != NULL && PyUnicode_Check(name) &&
                  (PyUnicode_CompareWithASCIIString(name, "_destroy") == 0 ||
-                  PyUnicode_CompareWithASCIIString(name, "_localdummy_destroyed") == 0);
+                  PyUnicode_CompareWithASCIIString(name, "_localdummy_destroyed") == 0 ||
+                  PyUnicode_CompareWithASCIIString(name, "clear_locals") == 0);
     PyErr_Clear();
     Py_XDECREF(name);
     return answer;

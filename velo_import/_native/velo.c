@@ -302,7 +302,7 @@ static void mark_used(const char *home, const char *program)
 }
 
 /* The name of this program's note (ingest/startup.py): a hash of the interpreter and all words up to the first that
- * is no option, with the current folder unless that one is an absolute path. */
+ * is no option, with the current folder unless that one is an absolute path, or given to -c or -m. */
 static int mark_of(char **command, char *mark)
 {
     static char text[PATH_MAX + MOST_WORDS];
@@ -310,7 +310,8 @@ static int mark_of(char **command, char *mark)
     while (command[words] != NULL && command[words++][0] == '-')
         ;
     text[0] = '\0';
-    if (command[words - 1][0] != '/' && (getcwd(text, PATH_MAX) == NULL || text[0] != '/'))
+    int is_path = words < 2 || (strcmp(command[words - 2], "-c") != 0 && strcmp(command[words - 2], "-m") != 0);
+    if (is_path && command[words - 1][0] != '/' && (getcwd(text, PATH_MAX) == NULL || text[0] != '/'))
         return 0;
     size_t end = strlen(text);
     for (size_t i = 0; i < words; i++) {

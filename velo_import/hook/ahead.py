@@ -22,14 +22,15 @@ FLAGS = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK
 
 def mark_of(words: "list[str]") -> str:
     """The name of this program's note: a hash of the interpreter and all words up to the first that is no
-    option, with the current folder unless that one is an absolute path.
+    option, with the current folder unless that one is an absolute path, or given to -c or -m.
     """
     chosen = words[:1]
     for word in words[1:]:
         chosen.append(word)
         if not word.startswith("-"):
             break
-    folder = "" if chosen[-1].startswith("/") else getcwd()
+    is_path = chosen[-2:-1] not in (["-c"], ["-m"])
+    folder = getcwd() if is_path and not chosen[-1].startswith("/") else ""
     return source_hash(HASH_KEY, fsencode("\0".join([folder, *chosen]))).hex()
 
 

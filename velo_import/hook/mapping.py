@@ -210,9 +210,10 @@ def use_native(path: str) -> "Any":
     global is_audited, is_unchanged, load_code, look_at_remains, map_file, serve, take_lock
     try:
         native = load_native("velo_import._native.core", path)
-    except (ImportError, OSError, SystemError):
+        taken = native.map_file, native.is_unchanged, native.take_lock, native.load_code
+        more = native.serve, native.is_audited, native.look_at_remains
+    except (AttributeError, ImportError, OSError, SystemError):  # AttributeError: built of older sources
         return None
-    map_file, is_unchanged, take_lock = native.map_file, native.is_unchanged, native.take_lock
-    load_code, serve, is_audited = native.load_code, native.serve, native.is_audited
-    look_at_remains = native.look_at_remains
+    map_file, is_unchanged, take_lock, load_code = taken
+    serve, is_audited, look_at_remains = more
     return native

@@ -60,7 +60,8 @@ def named(words: tuple[str, ...]) -> tuple[str, ...]:
 def mark_of(words: tuple[str, ...], folder: str) -> str:
     """The name of a start's note; the reference for hook/ahead.py and _native/velo.c."""
     chosen = named(words)
-    text = "\0".join(["" if chosen[-1].startswith("/") else folder, *chosen])
+    is_alike_everywhere = chosen[-1].startswith("/") or chosen[-2:-1] in (("-c",), ("-m",))
+    text = "\0".join(["" if is_alike_everywhere else folder, *chosen])
     return _imp.source_hash(HASH_KEY, os.fsencode(text)).hex()
 
 

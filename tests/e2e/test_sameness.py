@@ -260,15 +260,8 @@ def test_source_of_served_modules(tree: Tree, velo: Velo) -> None:
 
 
 @pytest.mark.core
-def test_specs_as_they_are_kept(
-    tree: Tree, velo: Velo, interpreter: Interpreter, request: pytest.FixtureRequest
-) -> None:
+def test_specs_as_they_are_kept(tree: Tree, velo: Velo) -> None:
     """`vars(spec)`, in its order: what is filled in is filled in, and what is worked out later is not yet."""
-    if interpreter.version >= (3, 15):
-        reason = (
-            "CPython 3.15 leaves `_cached` empty until it is asked for; finder.py and finder.c fill it in"
-        )
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     tree.write(
         PACKAGE
         | {

@@ -879,8 +879,10 @@ static PyObject *make_spec(State *state, Finder *finder, PyObject *name, PyObjec
     if (spec == NULL)
         goto done;
     PyObject *prefix = sys_get(state, PYCACHE_PREFIX);
+    /* Until 3.14 each import works out the name of the cached file; later ones leave it until it is asked for. */
+    int names_cached = kind == SOURCE && prefix == Py_None && Py_Version < 0x030F0000;
     if ((prefix == NULL && PyErr_Occurred()) ||
-        (kind == SOURCE && prefix == Py_None && PyObject_SetAttr(spec, TEXT(state, CACHED_PATH), cached) < 0) ||
+        (names_cached && PyObject_SetAttr(spec, TEXT(state, CACHED_PATH), cached) < 0) ||
         PyObject_SetAttr(spec, TEXT(state, SET_FILEATTR), Py_True) < 0 ||
         (kind == EXTENSION && add_to_count(state, finder->counts, NATIVE) < 0))
         goto failed;

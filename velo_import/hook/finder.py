@@ -38,6 +38,8 @@ REGULAR_FILE = 8  # st_mode >> 12
 LEFT_OUT = frozenset(("sitecustomize", "usercustomize"))
 MISSING: "Any" = object()
 FEW = 4  # folders on sys.path that no manifest knows
+# Until 3.14 each import works out the name of the cached file; later ones leave it until it is asked for.
+IMPORT_NAMES_CACHED = sys.version_info < (3, 15)
 NO_RECORDS = memoryview(b"").cast("Q")
 
 # What CPython's own classes must still be for our answer to stand for theirs.
@@ -396,7 +398,7 @@ class VeloFinder:
             loader._counts = counts
             loader._cached = cached = f"{folder.cached}{tail}{self.cached_suffix}"
             spec = ModuleSpec(name, loader, origin=origin)
-            if sys.pycache_prefix is None:
+            if IMPORT_NAMES_CACHED and sys.pycache_prefix is None:
                 spec._cached = cached  # type: ignore[attr-defined]
         elif kind is ExtensionFileLoader:
             spec = ModuleSpec(name, ExtensionFileLoader(name, origin), origin=origin)

@@ -61,6 +61,7 @@ TIDYING = frozenset(
         ("_weakrefset", "WeakSet.__init__.<locals>._remove"),
         ("django.dispatch.dispatcher", "Signal._flag_dead_receivers"),
         ("logging", "_removeHandlerRef"),
+        ("matplotlib.cbook", "CallbackRegistry._remove_proxy"),
         ("matplotlib.transforms", "TransformNode.set_children.<locals>.<lambda>"),
         ("sqlalchemy.event.registry", "_collection_gced"),
         ("sqlalchemy.orm.clsregistry", "_MultipleClassMarker._remove_item"),
@@ -92,7 +93,15 @@ def reason_to_tidy() -> str:
         return "no native module"
     stdlib = stdlib_file.rpartition("/")[0] + "/lib-dynload/"
     packages = native_packages(stdlib)
-    is_deep = not all(map(is_memory_only, packages.values())) or not CAREFUL.isdisjoint(sys.modules)
+    # What the collector lists comes first: it takes a third of the time, and most reasons are there.
+    reason = reason_among(packages, stdlib, False)
+    if reason or (all(map(is_memory_only, packages.values())) and CAREFUL.isdisjoint(sys.modules)):
+        return reason
+    return reason_among(packages, stdlib, True)
+
+
+def reason_among(packages: "dict[str, str]", stdlib: str, is_deep: bool) -> str:
+    """The first reason among what the collector lists; `is_deep`: and what that refers to."""
     objects, callbacks, libraries = mapping.look_at_remains(
         ModuleSpec,
         ReferenceType,
@@ -205,6 +214,8 @@ def is_tidying(callback: "Any") -> bool:
     kind = type(callback)
     if (kind.__module__, kind.__qualname__) == ("weakref", "finalize"):
         return kind._shutdown is True  # those that had to run have run
+    if (kind.__module__, kind.__qualname__) == ("functools", "partial"):
+        return is_tidying(callback.func)
     function = getattr(callback, "__func__", callback)
     if type(function) is not FUNCTION:
         return False

@@ -23,7 +23,6 @@ from bench.disk import part_rows
 from bench.disk import rows as disk_rows
 from bench.figures import times
 from bench.goals import verdicts
-from bench.machinery import explained
 from bench.maintenance import HEAD, rows
 
 _RESULTS = CHECKOUT / "bench" / "results"
@@ -457,7 +456,25 @@ _WRITERS = {
     "ingest": _ingest,
     "store": _store,
 }
-_WRITERS |= {"machinery": explained, "gc": _maintenance, "upkeep": _maintenance}
+
+
+def _machinery(record: Mapping[str, Any]) -> Iterator[str]:
+    """What the import system costs."""
+    yield (
+        f"{record['modules']:,} empty modules, microseconds of the processor for each. *Floor* has its specs"
+        " and its code ready before the clock starts: what it takes are importlib's own locks and frames."
+        " Instructions are those of the whole process, its end and the floor's preparations included.\n"
+    )
+    yield "| arm | us a module (p10-p90) | times faster | instructions a module |"
+    yield "|---|---:|---:|---:|"
+    for name, found in record["us"].items():
+        span = f"{found['lower_quartile']:.1f} ({found['p10']:.1f}-{found['p90']:.1f})"
+        counted = record.get("instructions", {}).get(name, "")
+        yield f"| {name} | {span} | {found['ratio']['ratio']:.2f}x | {counted} |"
+    yield ""
+
+
+_WRITERS |= {"machinery": _machinery, "gc": _maintenance, "upkeep": _maintenance}
 
 
 def _span(found: Mapping[str, float], factor: float, digits: int) -> str:

@@ -17,7 +17,7 @@ import random
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,22 +189,6 @@ def instructions(arm: Arm, python: str, program: Path) -> int | str:
             return f"skipped: {done.stderr.decode(errors='replace')[-200:]}"
         counted.append(int(found[1]))
     return round((counted[1] - counted[0]) / MODULES)
-
-
-def explained(record: Mapping[str, Any]) -> Iterator[str]:
-    """The section of docs/benchmarks.md."""
-    yield (
-        f"{record['modules']:,} empty modules, microseconds of the processor for each. *Floor* has its specs"
-        " and its code ready before the clock starts: what it takes are importlib's own locks and frames."
-        " Instructions are those of the whole process, its end and the floor's preparations included.\n"
-    )
-    yield "| arm | us a module (p10-p90) | times faster | instructions a module |"
-    yield "|---|---:|---:|---:|"
-    for name, found in record["us"].items():
-        span = f"{found['lower_quartile']:.1f} ({found['p10']:.1f}-{found['p90']:.1f})"
-        counted = record.get("instructions", {}).get(name, "")
-        yield f"| {name} | {span} | {found['ratio']['ratio']:.2f}x | {counted} |"
-    yield ""
 
 
 def render(record: Mapping[str, Any]) -> str:

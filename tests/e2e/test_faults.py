@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -275,6 +276,15 @@ def test_full_disk(tree: Tree, velo: Velo, small_disk: Path, room: int) -> None:
     assert not left, "unfinished files were left behind"
 
 
+def make_readonly(disk: Path) -> None:
+    """Remount it. A learner that has just given up its lock still has files open for a moment."""
+    for _ in range(100):
+        if subprocess.run(["mount", "-o", "remount,ro", disk], capture_output=True).returncode == 0:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{disk} stays busy")
+
+
 @as_root
 def test_readonly_disk(tree: Tree, velo: Velo, small_disk: Path) -> None:
     """A learned store on a disk that became read-only: it is used, and nobody complains that it cannot be
@@ -284,7 +294,7 @@ def test_readonly_disk(tree: Tree, velo: Velo, small_disk: Path) -> None:
     velo.home = small_disk / "velo"
     tree.write(APP | {"new.py": "import part, unknown\n", "unknown.py": ""})
     velo.both("app.py", served=3)
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    make_readonly(small_disk)
 
     known, unknown = velo.learn("app.py"), velo.learn("new.py")
 
@@ -296,7 +306,7 @@ def test_readonly_disk(tree: Tree, velo: Velo, small_disk: Path) -> None:
 def test_readonly_disk_without_a_store(tree: Tree, velo: Velo, small_disk: Path) -> None:
     """VELO_HOME on a read-only disk with nothing there yet: a plain run."""
     velo.home = small_disk / "velo"
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    make_readonly(small_disk)
     tree.write(APP)
 
     assert velo.learn("app.py").answer == velo.plain("app.py").answer

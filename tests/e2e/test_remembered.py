@@ -81,7 +81,7 @@ def taught(velo: Velo, *arguments: str, **options: object) -> Result:
 
 @pytest.fixture(autouse=True)
 def _can_tell_auditors(interpreter: Interpreter) -> None:
-    """From 3.14 on only the native module can tell whether somebody audits; its twin remembers nothing then."""
+    """From 3.14 on only the native module can tell whether somebody audits; its twin remembers nothing."""
     if interpreter.version >= (3, 14) and not any((CHECKOUT / "velo_import/_native").glob("core.*so")):
         pytest.skip("needs the native module on this interpreter")
 

@@ -34,6 +34,7 @@ LOW_SPACE = 500_000_000
 PATIENCE_SECONDS = 60
 LAST_LEARN = "last-learn.json"
 QUARANTINE_SHOWN = 3
+DIFFERENCES_SHOWN = 3
 
 
 class Finding(NamedTuple):
@@ -76,6 +77,7 @@ def examine(settings: Settings, python: str, environ: dict[str, str]) -> Iterato
     yield from hook(interpreter, settings, environ)
     yield from manifests(interpreter, settings)
     yield from freshness(interpreter, settings)
+    yield from comparisons(interpreter, settings)
     yield from enabled(interpreter)
 
 
@@ -312,13 +314,50 @@ def freshness(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]
     """Which check the environment's file system gets; `auto` asks the kernel, everything else was chosen."""
     kind = filesystem_of(interpreter.prefix)
     automatic = CHECK_NAMES[default_check(SITE, kind)]
-    chosen = automatic if settings.check == "auto" else settings.check
-    origin = "automatic" if settings.check == "auto" else settings.values["check"].origin
+    is_automatic = settings.check in ("auto", "shadow")
+    chosen = automatic if is_automatic else settings.check
+    origin = "automatic" if is_automatic else settings.values["check"].origin
     text = f"{chosen} ({origin}); {interpreter.prefix} is on {kind.name}"
     if chosen == "none" and not kind.immutable:
         yield warn("check", f"{text}, which can change", "use stat, unless this tree is never edited")
     else:
         yield ok("check", text)
+
+
+def comparisons(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]:
+    """What shadow mode saw in this environment: it asks Python as well and compares every answer."""
+    if settings.check == "shadow":
+        text = f"every answer is compared with Python's ({settings.values['check'].origin}), which takes time"
+        yield ok("shadow", text, "take it out again when you have seen enough")
+    key = manifest_key(interpreter.build(), interpreter.prefix)
+    path = Path(settings.home) / "run" / f"{key}.shadow"
+    records = [*_comparisons(Path(f"{path}.old")), *_comparisons(path)]
+    compared = sum(record["compared"] for record in records)
+    differed = sum(record["differed"] for record in records)
+    seen = f"{compared:,} answers of {len(records):,} programs compared with Python's"
+    if differed:
+        last = next(record for record in reversed(records) if record["differed"])
+        named = "; ".join(last["differences"][:DIFFERENCES_SHOWN])
+        text = f"{seen}, {differed:,} differed, Python's were used; the last: {named}"
+        yield warn("shadow", text, f"please report it, with {path}; `velo ingest` makes the manifest again")
+    elif records:
+        yield ok("shadow", f"{seen}, no difference")
+
+
+def _comparisons(path: Path) -> Iterator[dict[str, Any]]:
+    """What each program left (FORMAT.md, section 2); lines that were cut short count for nothing."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            record = json.loads(line)
+            numbers = [int(record[name]) for name in ("compared", "differed")]
+            differences = [str(each) for each in record["differences"]]
+        except (ValueError, KeyError, TypeError):
+            continue
+        yield {"compared": numbers[0], "differed": numbers[1], "differences": differences}
 
 
 def enabled(interpreter: Interpreter) -> Iterator[Finding]:

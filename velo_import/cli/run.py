@@ -16,7 +16,7 @@ from ..launch import execute
     options_metavar="[OPTIONS] --",
 )
 @click.option("--manifest", metavar="FILE", help="Consult this manifest first.")
-@click.option("--check", metavar="MODE", help="How freshness is checked: auto, stat, root or none.")
+@click.option("--check", metavar="MODE", help="How freshness is checked: auto, stat, root, none or shadow.")
 @click.argument("command_words", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND [ARGUMENTS]...")
 def command(manifest: str | None, check: str | None, command_words: tuple[str, ...]) -> None:
     """Run a program as it is, only faster: the first run learns, the second is fast.

@@ -38,8 +38,9 @@ VARIABLES = (
     Variable(DISABLE, "`1`", "switches all of Velo off: programs run as if it were not installed"),
     Variable(
         CHECK,
-        "`auto`, `stat`, `root`, `none`",
-        "how freshness is checked: every file used, once per root, or never; `auto` asks the file system",
+        "`auto`, `stat`, `root`, `none`, `shadow`",
+        "how freshness is checked: every file used, once per root, or never; `auto` asks the file system; "
+        "`shadow` compares every answer with Python's, which is used where they differ",
     ),
     Variable(VERIFY, "`1`", "hash every piece of bytecode again before it is used"),
     Variable(READONLY, "`1`", "use what the store has; learn and write nothing"),

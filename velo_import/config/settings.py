@@ -20,7 +20,7 @@ from . import env
 from .paths import PYPROJECT, configuration_files, default_home
 from .units import parse_size
 
-CHECKS = ("auto", "stat", "root", "none")
+CHECKS = ("auto", "stat", "root", "none", "shadow")
 REMEMBERED = ("all", "none", "patterns", "sources")
 
 

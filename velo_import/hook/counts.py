@@ -18,18 +18,23 @@ class Counts:
     because a module whose import failed is in no other list at exit. `settle` is called with each served
     module, and `calm` says that nothing was taken apart at exit (calm.py). `absent` holds names that no
     folder was known to offer. `inputs` are patterns and source texts that could be remembered
-    (remembered.py), whose table `open_memory` opens at first use.
+    (remembered.py), whose table `open_memory` opens at first use. `compared`, `differed` and `differences`
+    are about shadow mode (shadow.py), which sets `note_difference`.
     """
 
     __slots__ = (
         "absent",
         "calm",
+        "compared",
         "deferred",
+        "differed",
+        "differences",
         "errors",
         "inputs",
         "install_us",
         "memory",
         "native",
+        "note_difference",
         "open_memory",
         "patterns",
         "reasons",
@@ -46,6 +51,7 @@ class Counts:
         self.settle: Any = None
         self.calm = False
         self.install_us = 0
+        self.note_difference: Any = None
         self.memory: Memory | None = None
         self.open_memory: Callable[[], Memory] | None = None
         self.reset()
@@ -56,7 +62,8 @@ class Counts:
         self.reasons: dict[str, int] = {}
         self.wanted: dict[str, str] = {}
         self.absent: set[str] = set()
-        self.patterns = self.sources = 0
+        self.patterns = self.sources = self.compared = self.differed = 0
+        self.differences: list[str] = []
         self.inputs: dict[bytes, None] = {}
 
     def remembered(self) -> "Memory | None":

@@ -16,6 +16,8 @@ CHECKS = ("stat", "root", "none")
 def installed_finder() -> "Any":
     """The finder on `sys.meta_path`, or None when the hook is not active in this process."""
     for finder in sys.meta_path:
+        while type(finder).__name__ in ("LoggingFinder", "ShadowFinder"):
+            finder = finder.finder  # type: ignore[attr-defined]
         if type(finder).__name__ == "VeloFinder":
             return finder
     return None

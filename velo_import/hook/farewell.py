@@ -10,6 +10,7 @@ from _imp import source_hash
 from os import environ, fsencode
 from os.path import realpath
 from posix import (
+    O_APPEND,
     O_CLOEXEC,
     O_CREAT,
     O_EXCL,
@@ -22,6 +23,7 @@ from posix import (
     POSIX_SPAWN_DUP2,
     POSIX_SPAWN_OPEN,
     close,
+    fstat,
     getcwd,
     getpid,
     listdir,
@@ -50,6 +52,9 @@ LONGEST_PAUSE = 12  # powers of two: after twelve fruitless runs the learner is 
 HASH_KEY = 0x56454C4F
 MOST_NOTES = 64
 MOST_WORDS = 64  # of a command line: what names the program comes first
+LARGEST_COMPARISON = 1 << 18
+NUMBERS: "tuple[str, ...]" = ("served", "deferred", "stale", "native", "errors", "patterns", "sources")
+NUMBERS += ("install_us", "compared", "differed")
 PAGE = sysconf("SC_PAGE_SIZE")
 SMALL_GAP = bytes(16)  # pages that were not used, between others that were
 IS_PRESENT = bytes(byte >> 7 for byte in range(256))
@@ -63,10 +68,13 @@ def farewell(
     target = environ.get("VELO_STATS", "")
     if target not in ("", "0"):
         append_statistics(target, counts)
+    may_write = environ.get("VELO_READONLY", "0") in ("", "0")
+    if counts.compared and may_write:
+        leave_comparison(home, key, counts)
     if "VELO_PACK" in environ:
         # `velo pack` waits for these notes and learns from them itself.
         keep_notes(environ["VELO_PACK"], take_notes(key, identity, counts, bytes(8)))
-    elif counts.wanted and environ.get("VELO_READONLY", "0") in ("", "0"):
+    elif counts.wanted and may_write:
         start_learner(home, key, identity, counts, take_lock)
 
 
@@ -74,10 +82,7 @@ def append_statistics(target: str, counts: "Counts") -> None:
     """Append one JSON object to the file (`1`: to stderr), in one write, so that lines stay whole."""
     argv = ", ".join(quoted(argument) for argument in getattr(sys, "orig_argv", sys.argv))
     reasons = ", ".join(f"{quoted(reason)}: {count}" for reason, count in counts.reasons.items())
-    numbers = ", ".join(
-        f'"{name}": {getattr(counts, name)}'
-        for name in ("served", "deferred", "stale", "native", "errors", "patterns", "sources", "install_us")
-    )
+    numbers = ", ".join(f'"{name}": {getattr(counts, name)}' for name in NUMBERS)
     line = (
         f'{{"runtime": "python", "pid": {getpid()}, "version": {quoted(sys.version.split()[0])}, '
         f'"argv": [{argv}], {numbers}, "wanted": {len(counts.wanted)}, '
@@ -89,6 +94,27 @@ def append_statistics(target: str, counts: "Counts") -> None:
             return
         descriptor = open(target, 0o2001 | O_CREAT | O_CLOEXEC, 0o600)  # O_WRONLY | O_APPEND
         try:
+            write(descriptor, line.encode())
+        finally:
+            close(descriptor)
+    except OSError:
+        pass
+
+
+def leave_comparison(home: str, key: str, counts: "Counts") -> None:
+    """Append what shadow mode saw to the store, one line of JSON (FORMAT.md, section 2)."""
+    path = f"{home}/run/{key}.shadow"
+    argv = ", ".join(quoted(argument) for argument in getattr(sys, "orig_argv", sys.argv)[:MOST_WORDS])
+    differences = ", ".join(quoted(difference) for difference in counts.differences)
+    line = (
+        f'{{"time": {int(time())}, "argv": [{argv}], "compared": {counts.compared}, '
+        f'"differed": {counts.differed}, "differences": [{differences}]}}\n'
+    )
+    try:
+        descriptor = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
+        try:
+            if fstat(descriptor).st_size > LARGEST_COMPARISON:
+                rename(path, f"{path}.old")  # This line still goes there; the next process begins anew.
             write(descriptor, line.encode())
         finally:
             close(descriptor)

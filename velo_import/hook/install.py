@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CHECKS = {"stat": STAT, "root": ROOT_ONLY, "none": NEVER}
+OUR_FINDERS = ("VeloFinder", "LoggingFinder", "ShadowFinder")
 READABLE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
@@ -120,7 +121,7 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
         len(hooks) < 2
         or getattr(hooks[1], "__qualname__", "") != "FileFinder.path_hook.<locals>.path_hook_for_FileFinder"
         or PathFinder not in sys.meta_path
-        or any(type(finder).__name__ == "VeloFinder" for finder in sys.meta_path)
+        or any(type(finder).__name__ in OUR_FINDERS for finder in sys.meta_path)
     ):
         return
     read_ahead(home)
@@ -137,14 +138,18 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
         counts.reasons["no manifest"] = 1
     if manifests or can_learn(home):
         # Without a manifest the finder answers nothing, but notes what it could have answered.
+        mode = environ.get("VELO_CHECK", "")
         wanted = environ.get("VELO_REMEMBER") or "all"
         kinds = frozenset(("patterns", "sources") if wanted == "all" else (wanted,))
-        if wanted in ("all", "patterns", "sources"):
+        # What was remembered changes the code of three modules, which shadow mode would report.
+        if wanted in ("all", "patterns", "sources") and mode != "shadow":
             counts.open_memory = lambda: open_memory(folders, key, identity, kinds, counts)
-        check = CHECKS.get(environ.get("VELO_CHECK", ""))
-        finder = VeloFinder(manifests, counts, check, (hooks[0], hooks[1]), details)
-        if environ.get("VELO_LOG"):
-            finder = load("log")["LoggingFinder"](finder)
+        finder = VeloFinder(manifests, counts, CHECKS.get(mode), (hooks[0], hooks[1]), details)
+        log = load("log") if environ.get("VELO_LOG") else None
+        if mode == "shadow":
+            finder = load("shadow")["ShadowFinder"](finder, log and log["append_line"])
+        if log:
+            finder = log["LoggingFinder"](finder)
         sys.meta_path.insert(sys.meta_path.index(PathFinder), finder)
     calm = None
     if environ.get("VELO_CALM", "1") not in ("", "0"):
@@ -189,7 +194,7 @@ def _at_exit(
             counts.reasons[f"exit: {type(error).__name__}"] = 1
         try:
             counts.note_new(sys.modules)
-            if counts.wanted or "VELO_STATS" in environ or "VELO_PACK" in environ:
+            if counts.wanted or counts.compared or "VELO_STATS" in environ or "VELO_PACK" in environ:
                 load("farewell")["farewell"](home, key, identity, counts, mapping.take_lock)
         except Exception:
             pass

@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # collections.abc would import collections, 1.5 ms
     from collections.abc import Mapping, Sequence
 
 CANNOT_START, NOT_FOUND = 126, 127
-USAGE = "velo run [--manifest FILE] [--check auto|stat|root|none] -- COMMAND [ARGUMENTS...]"
-_CHECKS = ("auto", "stat", "root", "none")
+USAGE = "velo run [--manifest FILE] [--check auto|stat|root|none|shadow] -- COMMAND [ARGUMENTS...]"
+_CHECKS = ("auto", "stat", "root", "none", "shadow")
 _OPTIONS = ("--manifest", "--check")
 
 

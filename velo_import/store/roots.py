@@ -125,7 +125,8 @@ def remove_environment(store: Store, key: str) -> None:
     with suppress(OSError):
         folder.rmdir()
     flush_all([store.manifests])  # what it needed goes next, and must not go before it
-    remove_quietly(store.run / f"{key}.vain")
+    for suffix in ("vain", "shadow", "shadow.old"):
+        remove_quietly(store.run / f"{key}.{suffix}")
     for start in (store.run / "starts").glob(f"{key}.*"):
         remove_quietly(store.run / "ahead" / start.suffix[1:])
         remove_quietly(start)

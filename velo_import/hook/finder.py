@@ -14,7 +14,6 @@ from _frozen_importlib_external import (
     PathFinder,
     SourceFileLoader,
 )
-from os import fsencode
 from posix import getcwd, listdir, stat
 
 import velo_import.hook.mapping as mapping
@@ -160,7 +159,7 @@ class SearchPath:
                 else (
                     entry,
                     folder.importer,
-                    fsencode(folder.path) if folder.asks else None,
+                    folder.path.encode(*mapping.ENCODING) if folder.asks else None,
                     False,
                     folder.mtime,
                     folder.ctime,
@@ -448,7 +447,7 @@ class VeloFinder:
 
     def _block(self, path: str) -> "tuple[Block | None, bool]":
         """The first block whose stamp holds, else the first there is; and whether to ask on each use."""
-        raw = fsencode(path)
+        raw = path.encode(*mapping.ENCODING)
         known = []
         for manifest in self.manifests:
             try:

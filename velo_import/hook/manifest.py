@@ -7,8 +7,6 @@ byte is a miss, never an error: the program then starts as it would without Velo
 
 import sys
 from _imp import source_hash
-from os import fsencode
-from posix import geteuid
 
 import velo_import.hook.mapping as mapping
 
@@ -25,23 +23,11 @@ BLOCK_WORDS = 9
 MODULE_WORDS = 10
 STAT, ROOT_ONLY, NEVER = 0, 1, 2
 
+Unusable = mapping.Unusable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-
-class Unusable(Exception):
-    """Why a manifest or pack is not used; the text is the reason that is counted. Never leaves the hook."""
-
-
-def map_private(path: str, owner: int) -> "tuple[Any, tuple[int, ...]]":
-    """Map a file that only its owner (we, root, or the store's) could have written; with its size, times and
-    inode.
-    """
-    mapped, (uid, mode, *stamp) = mapping.map_file(fsencode(path))
-    if uid not in (0, geteuid(), owner) or mode & 0o022:
-        raise Unusable("owner")
-    return mapped, tuple(stamp)
 
 
 def signed(word: int) -> int:
@@ -94,7 +80,7 @@ class Manifest:
     __slots__ = ("bytes", "owner", "pack_folder", "packs", "path", "roots_checked", "words")
 
     def __init__(self, path: str, pack_folder: str, identity: bytes, owner: int = 0) -> None:
-        mapped, stamp = map_private(path, owner)
+        mapped, stamp = mapping.map_private(path, owner)
         self.bytes = memoryview(mapped)
         self.path = path
         self.owner = owner
@@ -187,7 +173,7 @@ class Manifest:
         pack = None
         try:
             at = (self.words[PACKS] >> 3) + index * PACK_WORDS
-            mapped, stamp = map_private(f"{self.pack_folder}/{self.pack_name(index)}", self.owner)
+            mapped, stamp = mapping.map_private(f"{self.pack_folder}/{self.pack_name(index)}", self.owner)
             size, mtime, ctime, ino = self.words[at + 2 : at + 6]
             if stamp == (size, signed(mtime), signed(ctime), ino):
                 pack = mapped

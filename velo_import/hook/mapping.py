@@ -27,6 +27,7 @@ from posix import (
     O_RDWR,
     close,
     fstat,
+    geteuid,
     open,
     read,
     stat,
@@ -39,7 +40,13 @@ if TYPE_CHECKING:
 
 REGULAR_FILE = 8  # st_mode >> 12
 OPEN_FLAGS = O_RDONLY | O_CLOEXEC
+# For os.fsencode's answer without its frame, which a tracer would see in the middle of an import.
+ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 RECORD_WORDS = 10  # FORMAT.md, section 3
+
+
+class Unusable(Exception):
+    """Why a file of ours is not used; the text is the reason that is counted. Never leaves the hook."""
 
 
 def map_file(path: bytes) -> "tuple[Any, tuple[int, int, int, int, int, int]]":
@@ -67,6 +74,16 @@ def map_file(path: bytes) -> "tuple[Any, tuple[int, int, int, int, int, int]]":
         return b"".join(parts), stamp
     finally:
         close(descriptor)
+
+
+def map_private(path: str, owner: int) -> "tuple[Any, tuple[int, ...]]":
+    """Map a file that only its owner (we, root, or the store's) could have written; with its size, times and
+    inode.
+    """
+    mapped, (uid, mode, *stamp) = map_file(path.encode(*ENCODING))
+    if uid not in (0, geteuid(), owner) or mode & 0o022:
+        raise Unusable("owner")
+    return mapped, tuple(stamp)
 
 
 def is_unchanged(path: "str | bytes", size: int, mtime_ns: int, ctime_ns: int, ino: int) -> "bool | None":

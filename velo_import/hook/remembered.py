@@ -16,11 +16,11 @@ the text, and none for unmarshalling what was remembered.
 import builtins
 import sys
 from _imp import get_frozen_object, source_hash
-from os import environ, fsencode
-from posix import geteuid
+from os import environ
 from sys import getprofile, gettrace
 
 import velo_import.hook.mapping as mapping
+from velo_import.hook.mapping import Unusable, map_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,10 +60,6 @@ BUILTIN: "Any" = type(len)
 FUNCTION: "Any" = type(lambda: None)
 
 
-class Unusable(Exception):
-    """Why a table is not used; the text is the reason that is counted. Never leaves the hook."""
-
-
 def open_memory(
     folders: "list[tuple[str, int]]", key: str, identity: bytes, kinds: "frozenset[str]", counts: "Counts"
 ) -> "Memory":
@@ -82,9 +78,7 @@ def open_memory(
     for home, owner in folders:
         try:
             path = f"{home}/manifests/v1/{key}/remembered.table"
-            mapped, (uid, mode, *_) = mapping.map_file(fsencode(path))
-            if uid not in (0, geteuid(), owner) or mode & 0o022:
-                raise Unusable("owner")
+            mapped, _ = map_private(path, owner)
             return Memory(mapped, identity, kinds, counts)
         except FileNotFoundError:
             continue

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 
 from tests.support.running import Velo
@@ -128,6 +130,36 @@ def test_subinterpreters(tree: Tree, velo: Velo) -> None:
     tree.write({"app.py": SUBINTERPRETER, "part.py": "VALUE = 1\n", "box/__init__.py": "", "box/deep.py": ""})
 
     velo.both("app.py", served=3)
+
+
+@pytest.mark.since(3, 12)
+@pytest.mark.core
+def test_subinterpreters_leave_no_child(tree: Tree, velo: Velo) -> None:
+    """What a subinterpreter was the first to import is learned without a process that the program could wait
+    for.
+    """
+    end = """
+        try:
+            print("child", os.waitpid(-1, 0))
+        except ChildProcessError as error:
+            print(type(error).__name__)
+        """
+    create = (
+        textwrap.dedent(SUBINTERPRETER)
+        .replace("import part\n", "import os\n", 1)
+        .partition("import box.deep\n")[0]
+    )
+    tree.write(
+        {
+            "app.py": create + textwrap.dedent(end),
+            "part.py": "VALUE = 1\n",
+            "box/__init__.py": "",
+            "box/deep.py": "",
+        }
+    )
+
+    velo.both("app.py", served=0)
+    assert velo.run("app.py").served >= 3
 
 
 def test_imports_at_exit(tree: Tree, velo: Velo) -> None:

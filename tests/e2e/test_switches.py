@@ -210,6 +210,24 @@ def test_warnings_of_the_compiler(tree: Tree, velo: Velo) -> None:
     assert "SyntaxWarning" in cold.stderr
 
 
+@pytest.mark.core
+def test_warnings_of_the_compiler_where_no_bytecode_is_kept(tree: Tree, velo: Velo) -> None:
+    """Where Python may not write bytecode files it compiles, and warns, at each start; so it does with us."""
+    tree.write(
+        {
+            "app.py": "import part, other\nprint(part.VALUE, other.VALUE)\n",
+            "part.py": "VALUE = '\\d'\nassert (1, 'always')\n",
+            "other.py": "VALUE = 2\n",
+        }
+    )
+    without = {"PYTHONDONTWRITEBYTECODE": "1"}
+
+    answers = velo.both("-W", "always", "app.py", env=without)
+
+    assert answers.plain.stderr.count("Warning") == 2
+    velo.both("-W", "error", "app.py", env=without, served=0)
+
+
 def test_interpreter_state_is_untouched(tree: Tree, velo: Velo, interpreter: Interpreter) -> None:
     """Recursion limit, garbage collector, hooks, signal handlers and flags are as in a plain start."""
     tree.write(

@@ -151,6 +151,10 @@ def start_learner(
     mark = source_hash(HASH_KEY, "\0".join(sorted(counts.wanted)).encode("utf-8", "surrogateescape"))
     try:
         command = learner_command(home)
+        if is_subinterpreter():
+            # The process goes on, and would be given a child that it never started and may wait for.
+            leave_notes(home, key, take_notes(key, identity, counts, mark))
+            return
         try:
             lock = take_lock(lock_path)
         except BlockingIOError:
@@ -180,6 +184,20 @@ def start_learner(
         return
     finally:
         close(lock)
+
+
+def is_subinterpreter() -> bool:
+    """Whether the process has another interpreter, which outlives this one."""
+    try:
+        if sys.version_info >= (3, 12):
+            from _thread import _is_main_interpreter  # type: ignore[attr-defined]
+
+            return not _is_main_interpreter()
+        import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
+
+        return bool(interpreters.get_current() != interpreters.get_main())
+    except ImportError:
+        return False
 
 
 def is_in_vain(path: str, mark: bytes) -> bool:

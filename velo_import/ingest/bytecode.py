@@ -38,6 +38,8 @@ BATCH_BYTES = 256 * 1024  # Of source in one frame: some 30 files, so that waiti
 BATCH_FILES = 64
 FRAMES_AHEAD = 3  # Frames a worker may have unanswered, so that it never waits for us.
 HOPELESS = 16  # Deaths without a single answer after which the interpreter, and no file, is to blame.
+# What the compiler warns with: an invalid escape was a DeprecationWarning until 3.12. The last option counts.
+WARNINGS = ("ignore", "error::SyntaxWarning", "error::DeprecationWarning")
 _F_SETPIPE_SZ = 1031
 _PIPE_BYTES = 1 << 20
 
@@ -100,12 +102,13 @@ def compile_all(
     """Compile on `jobs` processes of `executable`; yields (ticket, bytecode or None) as answers arrive.
 
     Sources are drawn only as fast as they are compiled. A file that kills the compiler counts as one that
-    cannot be compiled.
+    cannot be compiled; so does one that it warns about, because Python says so each time it compiles it.
 
     Raises:
         VeloError: the interpreter cannot be started, is another build, or dies on everything.
     """
-    command = [executable, "-I", "-S", "-B", "-W", "ignore", _worker_path(), str(build.optimisation)]
+    options = ["-I", "-S", "-B", *(f"-W{each}" for each in WARNINGS)]
+    command = [executable, *options, _worker_path(), str(build.optimisation)]
     pool = _Pool(iter(sources), command, build.tag)
     return pool.results(max(jobs, 1))
 

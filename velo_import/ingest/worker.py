@@ -19,7 +19,7 @@ NO_CODE = 0xFFFFFFFF
 
 
 def compile_source(source: bytes, path: str, optimisation: int) -> "bytes | None":
-    """The marshalled code of one file as CPython would cache it; None where an import would fail as well."""
+    """The marshalled code of one file as CPython would cache it; None where an import would fail, or warn."""
     try:
         code = compile(source, path, "exec", dont_inherit=True, optimize=optimisation)
         return marshal.dumps(code)

@@ -365,7 +365,7 @@ def test_new_environment_and_pip(tree: Tree, velo: Velo) -> None:
                 {show}
                 {pip} install --no-index --upgrade ./thing-2.0-py3-none-any.whl
                 {show}
-                {pip} list --format freeze | grep thing
+                inner/bin/python -m pip --disable-pip-version-check list --format freeze | grep thing
                 {pip} uninstall -y thing
                 {show} 2>&1 | tail -n 1
                 """

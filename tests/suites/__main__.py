@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run other people's suites, unmodified, plain and with Velo, and compare what each test came to.
+
+`python -m tests.suites run 3.12` runs all of them on one Python, `... run 3.12 pytest zipp` some,
+`python -m tests.suites table` shows what is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.support import sid
+from tests.sweep.make import interpreter
+
+from .make import Made, Missing, make
+from .results import FOLDER, keep, table, write_table
+from .run import PartResult, Place, run_part
+from .suites import Suite, by_name, parts_of, read_suites
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.suites", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run suites on one Python")
+    run.add_argument("version", help="of Python: 3.12")
+    run.add_argument("suites", nargs="*", help="default: all")
+    run.add_argument("--part", nargs="*", default=[], help="only these parts: test_import test_runpy")
+    run.add_argument("--work", type=Path, help="folder to work in, kept (default: a temporary one)")
+    run.add_argument("--json", type=Path, help="where results are kept; those of other parts stay")
+    show = commands.add_parser("table", help="show kept results")
+    show.add_argument("json", type=Path, nargs="*", help=f"default: those of {FOLDER.name}/")
+    show.add_argument("--write", type=Path, metavar="PAGE", help="put it into this page instead")
+    chosen = parser.parse_args()
+    if chosen.command == "table":
+        kept = chosen.json or sorted(FOLDER.glob("*.json"))
+        if chosen.write:
+            write_table(chosen.write, kept)
+        else:
+            print(table(kept))
+        return
+    sys.exit(_run(chosen))
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    suites = by_name(read_suites(), chosen.suites)
+    found = interpreter(chosen.version)
+    temporary = None if chosen.work else tempfile.mkdtemp(prefix="velo-suites-")
+    work = (chosen.work or Path(str(temporary))).resolve()
+    bad = 0
+
+    try:
+        for suite in suites:
+            try:
+                made = make(suite, found, work)
+                results = _run_suite(suite, made, chosen)
+            except (Missing, sid.Unavailable) as reason:
+                print(f"{suite.name}: NOT RUN: {reason}", flush=True)
+                bad += 1
+                continue
+            bad += sum(bool(each.unexplained or each.problems) for each in results)
+    finally:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return 1 if bad else 0
+
+
+def _run_suite(suite: Suite, made: Made, chosen: argparse.Namespace) -> list[PartResult]:
+    results = []
+    for part in parts_of(suite, made.stdlib):
+        if chosen.part and part not in chosen.part:
+            continue
+        began = time.monotonic()
+        result = run_part(Place(suite, made, part, chosen.version), part)
+        results.append(result)
+        if chosen.json:
+            keep(chosen.json, made.version, suite, result)
+        _report(suite.name, result, time.monotonic() - began)
+    return results
+
+
+def _report(suite: str, result: PartResult, seconds: float) -> None:
+    verdict = f"{len(result.unexplained)} DIFFERENCES" if result.unexplained else "same"
+    print(
+        f"{suite} {result.name}: {result.tests} tests, {result.passed} passed, {result.failed} failed, "
+        f"{result.skipped} skipped, served {result.served} in {result.processes} processes, "
+        f"{len(result.listed)} listed, {len(result.unstable)} unstable, {len(result.once)} once, "
+        f"{seconds:.0f} s: {verdict}"
+    )
+    for problem in result.problems:
+        print(f"    PROBLEM {problem}")
+    for test, each in {**result.once, **result.unexplained}.items():
+        print(f"    {test}: {each}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the suites are and how each is started: read from suites.toml, nothing is run here.
+
+The surprise: CPython's own suite starts most of its children with `-I` or `-E`, which ignore PYTHONPATH. It
+runs in an environment that `velo enable` was used on; all others run under `velo run`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import shlex
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+LIST = Path(__file__).with_name("suites.toml")
+KINDS = ("regrtest", "pytest", "django", "numpy")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One suite: `parts` are run one by one."""
+
+    name: str
+    kind: str
+    parts: tuple[str, ...]
+    source: str = ""
+    install: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    limit: int = 1500  # seconds for one run of one part on a busy machine
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether Velo comes from the environment (`velo enable`) rather than from `velo run`."""
+        return self.kind == "regrtest"
+
+    def command(self, python: Path, arguments: Sequence[str], report: Path, scratch: Path) -> list[str]:
+        """How a part, or what is repeated of it, is started; its outcomes go to `report` in JUnit's form."""
+        start = [str(python)]
+        if self.kind == "regrtest":
+            options = ["-u", "cpu", "--tempdir", str(scratch), "--junit-xml", str(report)]
+            return [*start, "-m", "test", *options, *arguments]
+        if self.kind == "pytest":
+            # xunit1 names the file of each test, which repeats need.
+            options = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junit-xml={report}"]
+            return [*start, "-m", "pytest", *options, f"--basetemp={scratch}/pytest", *arguments]
+        if self.kind == "numpy":
+            options = [f"--junit-xml={report}", "-o", "junit_family=xunit1", "-p", "no:cacheprovider"]
+            code = f"import sys, numpy; sys.exit(not numpy.test(extra_argv={options!r}, tests={arguments!r}))"
+            return [*start, "-c", code]
+        # django: its runner takes the class of results from the settings.
+        return [*start, "tests/runtests.py", "--settings=velo_suite_settings", "--parallel=1", *arguments]
+
+    def selection(self, part: str, files: Iterable[str]) -> list[str]:
+        """The arguments that repeat as little of `part` as its runner can name: the files of some tests."""
+        arguments = shlex.split(part)
+        chosen = sorted(set(files))
+        if self.kind != "pytest" or not chosen:
+            return arguments
+        options = []
+        for position, word in enumerate(arguments):
+            if word.startswith("-"):
+                options += arguments[position : position + 2]
+        return [*options, *chosen]
+
+
+def read_suites(path: Path = LIST) -> dict[str, Suite]:
+    """All suites of the list, by name."""
+    found = {}
+    for name, entry in tomllib.loads(path.read_text()).items():
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+        suite = Suite(name=name, **values)
+        if suite.kind not in KINDS:
+            raise ValueError(f"{name}: no such kind of suite: {suite.kind}")
+        found[name] = suite
+    return found
+
+
+def parts_of(suite: Suite, stdlib: Path) -> tuple[str, ...]:
+    """The parts that there are: CPython's modules have other names from version to version."""
+    if suite.kind != "regrtest":
+        return suite.parts
+    names = sorted({path.name.removesuffix(".py") for path in (stdlib / "test").glob("test_*")})
+    return tuple(dict.fromkeys(name for part in suite.parts for name in fnmatch.filter(names, part)))
+
+
+def by_name(suites: Mapping[str, Suite], names: Sequence[str]) -> list[Suite]:
+    """Those that were asked for, or all."""
+    unknown = [name for name in names if name not in suites]
+    if unknown:
+        raise SystemExit(f"no such suite: {' '.join(unknown)} (there are {' '.join(suites)})")
+    return [suites[name] for name in names or suites]

@@ -58,7 +58,9 @@ def rows(path: Path) -> Iterable[tuple[str, str, dict[str, int]]]:
             PartResult(**{name: value for name, value in each.items() if name in fields})
             for each in entry["parts"].values()
         ]
-        yield document["python"], f"{entry['source'] or suite}", summary(parts)
+        # `3.12-twins.json`: what was special about those runs stands behind the version.
+        label = " ".join(filter(None, (document["python"], path.stem.partition("-")[2])))
+        yield label, entry["source"] or suite, summary(parts)
 
 
 def table(paths: Iterable[Path]) -> str:

@@ -40,6 +40,7 @@ from .outcomes import (
 from .suites import Suite
 
 PLAIN, FIRST, SERVED = "plain", "first", "served"
+ENDING = "(exit code)"  # compared like the outcome of a test
 REPEATS = 4  # of each kind, as long as something differs
 LEARNING = 300  # seconds that a learner may take on a busy machine
 SETTINGS = Path(__file__).with_name("django_settings.py")
@@ -149,8 +150,11 @@ class Place:
         if kind != PLAIN:
             self.wait_learned()
         total = {name: sum(each[name] for each in numbers) for name in ("served", "native", "errors")}
+        outcomes = read_outcomes(report)
+        if outcomes.results:
+            outcomes.results[ENDING] = code
         return Run(
-            read_outcomes(report),
+            outcomes,
             code,
             round(seconds, 1),
             total["served"],
@@ -179,7 +183,7 @@ def run_part(place: Place, part: str) -> PartResult:
     plain, counted = runs[PLAIN], runs[SERVED]
     result.seconds = {kind: run.seconds for kind, run in runs.items()}
     result.codes = {kind: run.code for kind, run in runs.items()}
-    result.tests = len(plain.outcomes.results)
+    result.tests = len(plain.outcomes.results.keys() - {ENDING})
     result.passed, result.failed, result.skipped = map(plain.outcomes.count, (PASSED, FAILED, SKIPPED))
     result.served, result.native = counted.served, counted.native
     result.processes, result.errors = counted.processes, counted.errors
@@ -222,9 +226,12 @@ def judge(seen: dict[str, Seen], suite: Suite, version: str, result: PartResult)
     rules = read_rules()
     for group in (result.listed, result.unstable, result.once, result.unexplained):
         group.clear()
-    for test, each in seen.items():
+    for test, each in sorted(seen.items(), key=lambda item: item[0] == ENDING):
         entry = {"plain": dict(each.plain), "velo": dict(each.velo)}
-        if reason := reason_for(rules, suite.name, version, test):
+        reason = reason_for(rules, suite.name, version, test)
+        if test == ENDING and result.listed:
+            continue  # it follows from them
+        if reason:
             result.listed[test] = reason
         else:
             groups = {"unstable": result.unstable, "once": result.once, "ours": result.unexplained}

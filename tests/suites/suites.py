@@ -39,7 +39,16 @@ class Suite:
         """How a part, or what is repeated of it, is started; its outcomes go to `report` in JUnit's form."""
         start = [str(python)]
         if self.kind == "regrtest":
-            options = ["-u", "cpu", "--tempdir", str(scratch), "--junit-xml", str(report)]
+            # It looks whether a test leaves processes, threads, files or patches behind; then it fails.
+            options = [
+                "-u",
+                "cpu",
+                "--fail-env-changed",
+                "--tempdir",
+                str(scratch),
+                "--junit-xml",
+                str(report),
+            ]
             return [*start, "-m", "test", *options, *arguments]
         if self.kind == "pytest":
             # xunit1 names the file of each test, which repeats need.

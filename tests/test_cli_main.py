@@ -35,6 +35,7 @@ def test_the_contract_is_there() -> None:
         "disable",
         "status",
         "explain",
+        "trace",
         "doctor",
         "gc",
         "verify",

@@ -33,6 +33,9 @@ def load_code(
     is another, None when only a time or the inode differs. Raises IndexError for what is not there.
     """
 
+def set_loads(loads: Callable[[memoryview], object], /) -> None:
+    """What makes code of bytes from now on, instead of `marshal.loads`."""
+
 def serve(loader: Any, fullname: str, /) -> CodeType | None:
     """The code of the module from its pack, counted; None where anything is out of the ordinary, and nothing
     has been done then. Raises what unmarshalling or an auditor raises.

@@ -38,6 +38,7 @@ COMMANDS = {
     "disable": Entry("disable", "take Velo out of an environment, without trace"),
     "status": Entry("status", "what the store knows and how big it is"),
     "explain": Entry("explain", "who would serve a module, and why or why not"),
+    "trace": Entry("trace", "what each import of a program took, and who served it"),
     "doctor": Entry("doctor", "check everything that can keep Velo from helping"),
     "gc": Entry("gc", "remove what no environment needs any more"),
     "verify": Entry("verify", "read the store again and repair what is damaged"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ..errors import VeloError
@@ -28,9 +28,14 @@ BAR_WIDTH = 44
 
 def data(document: Mapping[str, Any]) -> None:
     """One JSON object on stdout. Later versions only ever add fields."""
+    _write(sys.stdout, document_text(document))
+
+
+def document_text(document: Mapping[str, Any]) -> str:
+    """The same object as text, for a file."""
     import json  # 8 ms that words do not need
 
-    _write(sys.stdout, json.dumps({"schema": SCHEMA, **document}, indent=2, default=str) + "\n")
+    return json.dumps({"schema": SCHEMA, **document}, indent=2, default=str) + "\n"
 
 
 def plain_object(document: Mapping[str, str]) -> None:
@@ -40,9 +45,14 @@ def plain_object(document: Mapping[str, str]) -> None:
     _write(sys.stdout, json.dumps(document, indent=2) + "\n")
 
 
-def line(text: str = "") -> None:
+def line(text: str = "", stream: TextIO | None = None) -> None:
     """A line of data."""
-    _write(sys.stdout, text + "\n")
+    _write(stream or sys.stdout, text + "\n")
+
+
+def lines(texts: Iterable[str], stream: TextIO | None = None) -> None:
+    """Many of them."""
+    _write(stream or sys.stdout, "".join(f"{text}\n" for text in texts))
 
 
 def note(text: str) -> None:
@@ -63,11 +73,18 @@ def failure(error: VeloError, as_json: bool) -> int:
     return error.exit_code
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+def table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    stream: TextIO | None = None,
+) -> None:
     """Aligned columns; `right` lists the columns that hold numbers."""
     if not rows:
         return
-    if sys.stdout.isatty():
+    stream = stream or sys.stdout
+    if stream.isatty():
         from rich.table import Table
         from rich.text import Text
 
@@ -76,9 +93,9 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Seque
             drawn.add_column(header, justify="right" if index in right else "left", overflow="fold")
         for row in rows:
             drawn.add_row(*(Text(_printable(cell)) for cell in row))
-        _console(sys.stdout).print(drawn)
+        _console(stream).print(drawn)
     else:
-        _write(sys.stdout, "".join(f"{text}\n" for text in aligned(headers, rows, right)))
+        lines(aligned(headers, rows, right), stream)
 
 
 def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> Iterator[str]:
@@ -92,11 +109,10 @@ def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequen
         yield "  ".join(cells).rstrip()
 
 
-def pairs(values: Mapping[str, str]) -> None:
+def pairs(values: Mapping[str, str], stream: TextIO | None = None) -> None:
     """Name and value, one per line, values aligned."""
     width = max((len(name) for name in values), default=0)
-    for name, value in values.items():
-        line(f"{name.ljust(width)}  {value}")
+    lines((f"{name.ljust(width)}  {value}" for name, value in values.items()), stream)
 
 
 def finding(mark: str, name: str, text: str, hint: str) -> None:

@@ -29,6 +29,7 @@ SHARED = "VELO_SHARED"
 REMEMBER = "VELO_REMEMBER"
 CALM = "VELO_CALM"
 PACK = "VELO_PACK"
+TRACE = "VELO_TRACE"
 NO_PROGRESS = "VELO_NO_PROGRESS"
 
 VARIABLES = (
@@ -56,6 +57,12 @@ VARIABLES = (
     ),
     Variable(CALM, "`0`", "leaves the garbage collector alone: as many collections as without Velo"),
     Variable(PACK, "folder", "set by `velo pack`: where each process leaves what its start needed"),
+    Variable(
+        TRACE,
+        "folder",
+        "set by `velo trace`: where each process leaves what its imports took; `plain:` before it "
+        "keeps Velo itself out",
+    ),
     Variable(NO_PROGRESS, "`1`", "no progress display, even on a terminal"),
 )
 

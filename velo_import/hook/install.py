@@ -116,6 +116,11 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
         load: gives the namespace of another module of the hook by its short name.
         started: when this start of Velo began, by `time.perf_counter_ns`, for VELO_STATS.
     """
+    trace = environ.get("VELO_TRACE")
+    tracer = load("trace")["start"](trace, mapping) if trace else None
+    if tracer is not None and tracer.is_plain:
+        tracer.begin(mapping)
+        return
     hooks = sys.path_hooks
     if (
         len(hooks) < 2
@@ -128,7 +133,8 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
     details = [(suffix, kind) for kind, group in _get_supported_file_loaders() for suffix in group]
     identity = build_identity([suffix for suffix, _ in details])
     key = manifest_key(identity, fsencode(sys.prefix))
-    counts = Counts(environ.get("VELO_VERIFY", "0") not in ("", "0"))
+    kind = Counts if tracer is None else tracer.counts_like(Counts)
+    counts = kind(environ.get("VELO_VERIFY", "0") not in ("", "0"))
     folders = store_folders(home, counts)
     manifests = open_manifests(folders, key, identity, counts)
     if not is_compiled:
@@ -156,6 +162,8 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
         calm = Calm(mapping.load_extension("gc"))
         counts.settle = calm.settle
     _at_exit(home, key, identity, counts, load, calm)
+    if tracer is not None:
+        tracer.begin(mapping)
     counts.install_us = (perf_counter_ns() - started) // 1000
 
 

@@ -164,6 +164,12 @@ def watch(entries: "list[tuple[str, Any, bytes | None, bool, int, int, int]]") -
     return Watch(entries)
 
 
+def set_loads(function: "Any") -> None:
+    """What makes code of bytes from now on, instead of `marshal.loads`: for trace.py."""
+    global loads
+    loads = function
+
+
 def is_audited() -> bool:
     """Whether any audit hook is installed, or may be. None is called."""
     if sys.version_info >= (3, 14):
@@ -224,13 +230,13 @@ def load_native(name: str, path: str) -> "Any":
 
 def use_native(path: str) -> "Any":
     """Replace these functions by the native module's; gives it, or None where it does not fit."""
-    global is_audited, is_unchanged, load_code, look_at_remains, map_file, serve, take_lock
+    global is_audited, is_unchanged, load_code, look_at_remains, map_file, serve, set_loads, take_lock
     try:
         native = load_native("velo_import._native.core", path)
         taken = native.map_file, native.is_unchanged, native.take_lock, native.load_code
-        more = native.serve, native.is_audited, native.look_at_remains
+        more = native.serve, native.is_audited, native.look_at_remains, native.set_loads
     except (AttributeError, ImportError, OSError, SystemError):  # AttributeError: built of older sources
         return None
     map_file, is_unchanged, take_lock, load_code = taken
-    serve, is_audited, look_at_remains = more
+    serve, is_audited, look_at_remains, set_loads = more
     return native

@@ -114,6 +114,7 @@ SUBINTERPRETER = """
     import part
     for _ in range(3):
         one = create()
+        run(one, f"import sys; sys.path[:] = {sys.path!r}")  # 3.11 gives them another one
         text = "import part, box.deep, json; print(part.VALUE, part.__file__, len(box.__path__), flush=True)"
         problem = run(one, text)
         assert problem is None, problem
@@ -123,7 +124,6 @@ SUBINTERPRETER = """
     """
 
 
-@pytest.mark.since(3, 12)
 @pytest.mark.core
 def test_subinterpreters(tree: Tree, velo: Velo) -> None:
     """Subinterpreters, with a lock of their own or the shared one, import and end like everywhere."""
@@ -132,7 +132,20 @@ def test_subinterpreters(tree: Tree, velo: Velo) -> None:
     velo.both("app.py", served=3)
 
 
-@pytest.mark.since(3, 12)
+@pytest.mark.core
+def test_forgotten_subinterpreter(tree: Tree, velo: Velo) -> None:
+    """One that is still there when the program ends does not change its exit code."""
+    create = textwrap.dedent(SUBINTERPRETER).partition("import part\n")[0]
+    tree.write(
+        {
+            "app.py": create
+            + "one = create()\nrun(one, 'import json, base64, this_is_not_there')\nsys.exit(3)\n"
+        }
+    )
+
+    velo.both("app.py", served=0)
+
+
 @pytest.mark.core
 def test_subinterpreters_leave_no_child(tree: Tree, velo: Velo) -> None:
     """What a subinterpreter was the first to import is learned without a process that the program could wait

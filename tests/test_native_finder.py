@@ -12,6 +12,7 @@ import os
 import shutil
 import struct
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.machinery import ExtensionFileLoader, FileFinder, ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
@@ -34,6 +35,10 @@ DETAILS: list[tuple[str, Any]] = [
     (suffix, kind)
     for kind, group in sys.modules["_frozen_importlib_external"]._get_supported_file_loaders()
     for suffix in group
+]
+# pytest's own are strangers.
+STOCK_HOOKS = [
+    hook for hook in sys.path_hooks if "zipimporter" in repr(hook) or "path_hook_for_FileFinder" in repr(hook)
 ]
 SUFFIXES = tuple(suffix for suffix, _ in DETAILS)
 SOURCE = SUFFIXES.index(".py")
@@ -166,13 +171,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Env
     """The tree above as the only folder on `sys.path`."""
     made = Environment(tmp_path, FILES)
     monkeypatch.setattr(sys, "path", [str(made.root)])
-    # pytest's own hooks are strangers, and so is pytest's finder.
-    hooks = [
-        hook
-        for hook in sys.path_hooks
-        if "zipimporter" in repr(hook) or "path_hook_for_FileFinder" in repr(hook)
-    ]
-    monkeypatch.setattr(sys, "path_hooks", hooks)
+    monkeypatch.setattr(sys, "path_hooks", STOCK_HOOKS)
     yield made
     for key in [key for key in sys.path_importer_cache if key.startswith(str(tmp_path))]:
         del sys.path_importer_cache[key]
@@ -311,11 +310,69 @@ def test_a_changed_import_system_is_left_alone(
     with monkeypatch.context() as patch:
         patch.setattr(sys, "meta_path", [])
         assert finder.find_spec("plain") is None
-        patch.undo()
-        patch.setattr(sys, "path_hooks", [lambda path: None, *sys.path_hooks])
-        assert finder.find_spec("plain") is None
-    assert environment.counts.reasons["import system changed"] == 7
+    assert environment.counts.reasons["import system changed"] == 6
     assert finder.find_spec("plain") is not None
+
+
+def refusing(path: str) -> None:
+    raise ImportError
+
+
+def claiming(path: str) -> FileFinder:
+    """Takes every folder, with loaders of its own."""
+    return FileFinder(path, (SourceFileLoader, [".py"]))
+
+
+@pytest.mark.parametrize("is_warm", [False, True], ids=["before", "between"])
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_a_hook_that_wants_no_folder_changes_nothing(
+    body: Any, environment: Environment, monkeypatch: pytest.MonkeyPatch, where: int, is_warm: bool
+) -> None:
+    """Others have a path hook for what is theirs; folders are served as before, once the hook was asked."""
+    asked = []
+
+    def hook(path: str) -> None:
+        asked.append(path)
+        raise ImportError
+
+    finder = environment.finder(body)
+    if is_warm:
+        for name in NAMES:
+            finder.find_spec(name, path_for(environment, name))
+    hooks = sys.path_hooks[:]
+    hooks.insert(where, hook)
+    monkeypatch.setattr(sys, "path_hooks", hooks)
+    served = 0
+    for name in NAMES[:-3]:
+        path = path_for(environment, name)
+        answer = finder.find_spec(name, path)
+        expected = PathFinder.find_spec(name, path)
+        assert answer is None or described(answer) == described(expected)
+        assert (answer is not None) == (expected is not None and expected.origin is not None)
+        if answer is not None:
+            served += 1
+            assert answer.loader.get_code(name).co_filename == answer.origin
+    assert served == 8
+    assert environment.counts.errors == 0
+    assert len(asked) == len(set(asked)), "each folder is asked for once"
+    assert where == 2 or str(environment.root) in asked
+
+
+def test_a_hook_that_takes_folders_has_them(
+    body: Any, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others make of a folder is not ours to answer for, whether it is a finder or a refusal of all."""
+    for hooks in ([claiming, *STOCK_HOOKS], [claiming], [refusing], []):
+        for key in [key for key in sys.path_importer_cache if key.startswith(str(environment.folder))]:
+            del sys.path_importer_cache[key]
+        finder = environment.finder(body)
+        assert finder.find_spec("plain") is not None
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImportWarning)  # of no hooks at all
+            patch.setattr(sys, "path_hooks", hooks)
+            for name in NAMES[:-3]:
+                assert finder.find_spec(name, path_for(environment, name)) is None
+    assert environment.counts.errors == 0
 
 
 def test_strange_paths_are_no_error(body: Any, environment: Environment) -> None:
@@ -420,6 +477,24 @@ def test_hostile_manifests_get_one_answer_from_both(native: Any, tmp_path: Path,
         path.unlink()
 
     compare()
+
+
+def test_a_block_of_another_folder_is_not_believed(body: Any, environment: Environment) -> None:
+    """Places that lead to sound blocks, which are those of other folders, and the kernel is not asked."""
+    raw = bytearray(m.encode(environment.manifest()))
+    start, length = struct.unpack_from("<QQ", raw, 40 + 16 * m.SECTIONS.index("folders"))
+    places = list(struct.unpack_from(f"<{length // 8}Q", raw, start))
+    used = [at for at, place in enumerate(places) if place]
+    for one, other in zip(used, used[1:] + used[:1], strict=True):
+        struct.pack_into("<Q", raw, start + 8 * one, places[other])
+    opened = body.Manifest(
+        environment.write(bytes(raw)), str(environment.folder / "packs"), BUILD.identity(), os.geteuid()
+    )
+    hooks = sys.path_hooks[0], sys.path_hooks[1]
+    finder = body.VeloFinder([opened], environment.counts, twin_manifest.NEVER, hooks, DETAILS)
+
+    assert [finder.find_spec(name, path_for(environment, name)) for name in NAMES[:-3]] == [None] * 12
+    assert environment.counts.errors > 0
 
 
 def test_the_finder_under_sanitizers(tmp_path: Path, environment: Environment) -> None:

@@ -339,6 +339,61 @@ def test_path_hooks_of_the_user(tree: Tree, velo: Velo) -> None:
     velo.both("app.py", served=0)
 
 
+def test_path_hook_in_front_from_the_start(tree: Tree, velo: Velo, site_packages: Tree) -> None:
+    """An editable install as meson-python makes it: a `.pth` file puts a hook in front that only wants paths
+    of its own. It is asked for every folder, as without Velo, and everything else is served.
+    """
+    site_packages.write(
+        {
+            "editable.pth": "import _editable_loader\n",
+            "_editable_loader.py": """
+                import sys
+                from importlib.machinery import ModuleSpec, SourceFileLoader
+                from importlib.util import spec_from_file_location
+                asked = []
+                class Finder:
+                    @staticmethod
+                    def find_spec(name, path=None, target=None):
+                        if name == "box":
+                            place = ["marker/box"]
+                            return spec_from_file_location(
+                                name, "source/box.py", submodule_search_locations=place)
+                class Entries:
+                    def find_spec(self, name, target=None):
+                        if name == "box.part":
+                            return spec_from_file_location(name, "source/part.py")
+                def hook(path):
+                    asked.append(path)
+                    if path.startswith("marker/"):
+                        return Entries()
+                    raise ImportError
+                sys.meta_path.insert(0, Finder)
+                sys.path_hooks.insert(0, hook)
+                """,
+        }
+    )
+    tree.write(
+        {
+            "app.py": """
+                import _editable_loader, os, sys
+                import early, json, box.part, pack.inner
+                here = os.path.dirname(os.path.abspath(__file__))
+                print(box.part.VALUE, early.__file__, pack.inner.__spec__.origin)
+                print([path for path in _editable_loader.asked if path.startswith((here, "marker"))])
+                """,
+            "early.py": "",
+            "pack/__init__.py": "",
+            "pack/inner.py": "",
+            "source/box.py": "",
+            "source/part.py": "VALUE = 1\n",
+        }
+    )
+
+    runs = velo.both("app.py", served=5)
+
+    assert "marker/box" in runs.second.stdout
+
+
 def test_meta_path_finder_of_the_user(tree: Tree, velo: Velo) -> None:
     """A program's own finder in front sees every name; one that wraps PathFinder gets its answers."""
     tree.write(

@@ -28,7 +28,7 @@ def main() -> None:
     new = commands.add_parser("make", help="make an environment")
     new.add_argument("version", help="of Python: 3.12")
     new.add_argument("folder", type=Path)
-    new.add_argument("--kind", choices=("all", "editables", "aside"), default="all")
+    new.add_argument("--kind", choices=("all", "editables", "hooked"), default="all")
     new.add_argument(
         "--only", nargs="*", help="these distributions: not all have wheels for the newest Python"
     )

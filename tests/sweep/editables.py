@@ -164,20 +164,20 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
         path.write_text(text)
 
 
-# Its loader comes with a hook in front of `sys.path_hooks`, and where strangers have changed these Velo steps
-# aside in the whole process: beside it nothing would be compared.
-STEPS_ASIDE = ("in_place_meson",)
+# Its loader comes with a hook in front of `sys.path_hooks`, which is then asked about every folder of the
+# process: an environment of its own, so that the others are compared without it.
+HOOKED = ("in_place_meson",)
 
 
-def install(python: Path, folder: Path, uv: str, *, aside: bool) -> list[str]:
+def install(python: Path, folder: Path, uv: str, *, hooked: bool) -> list[str]:
     """Write the projects below `folder` and install them; gives the names of those that could not be built.
 
-    `aside`: those that Velo steps aside for, or all others.
+    `hooked`: those that come with a hook of their own, or all others.
     """
     failed = []
     variables = clean_environment(folder, PATH=f"{python.parent}:/usr/local/bin:/usr/bin:/bin")
     for name, (files, options) in projects().items():
-        if (name in STEPS_ASIDE) != aside:
+        if (name in HOOKED) != hooked:
             continue
         place = folder / name
         shutil.rmtree(place, ignore_errors=True)

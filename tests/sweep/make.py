@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Environments to sweep: the locked distributions of requirements.lock, with their bytecode, made by uv.
 
-`editables` makes a small one of back ends and of projects that are installed in place; `aside` one of those
-that Velo steps aside for.
+`editables` makes a small one of back ends and of projects that are installed in place; `hooked` one of those
+that come with a hook on `sys.path_hooks`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def make(name: str, folder: Path, *, kind: str = "all", only: list[str] | None =
     options = ["-q", "--python", python, "--compile-bytecode", "--no-deps"]
     call("pip", "install", *options, "--only-binary", ":all:", "-r", chosen)
     if kind != "all":
-        editables.install(python, folder / "projects", uv, aside=kind == "aside")
+        editables.install(python, folder / "projects", uv, hooked=kind == "hooked")
     return python
 
 

@@ -68,6 +68,7 @@ typedef struct {
     Kind kind[MOST_SUFFIXES];
     int suffix_count;
     int verifies;
+    int is_hooked; /* others have path hooks: a folder is ours once `PathFinder` has made a FileFinder */
     int unknown; /* folders on sys.path that no manifest knows */
 } Finder;
 
@@ -547,13 +548,19 @@ static int is_still(PyObject *class, PyObject *name, PyObject *known)
     return found == NULL ? -1 : found == known;
 }
 
+/* Whether anybody but CPython is asked what to make of a path; -1 for an error. */
+static int are_paths_hooked(State *state, Finder *finder)
+{
+    PyObject *hooks = sys_get(state, PATH_HOOKS);
+    if (hooks == NULL)
+        return PyErr_Occurred() ? -1 : 1;
+    return !PyList_Check(hooks) || PyList_Size(hooks) < 2 || PyList_GetItem(hooks, 0) != finder->zip_hook ||
+           PyList_GetItem(hooks, 1) != finder->file_hook;
+}
+
 /* Whether all whose behaviour our answer stands for are as CPython made them; -1 for an error. */
 static int is_import_system_ours(State *state, Finder *finder)
 {
-    PyObject *hooks = sys_get(state, PATH_HOOKS);
-    if (hooks == NULL || !PyList_Check(hooks) || PyList_Size(hooks) < 2 ||
-        PyList_GetItem(hooks, 0) != finder->zip_hook || PyList_GetItem(hooks, 1) != finder->file_hook)
-        return PyErr_Occurred() ? -1 : 0;
     int is_ours = is_still(finder->source_loader, TEXT(state, GET_CODE), finder->get_code);
     if (is_ours == 1)
         is_ours = is_still(finder->source_loader, TEXT(state, EXEC_MODULE), finder->exec_module);
@@ -667,6 +674,14 @@ static int choose_block(State *state, Finder *finder, Folder *folder)
 /* The folder of a path entry; None if `PathFinder` would skip it, else an importer that is not ours. New reference. */
 static PyObject *open_folder(State *state, Finder *finder, PyObject *entry, int is_on_sys_path);
 
+/* Whether `PathFinder` would still ask the same importer (NULL for none), or make the one that we spared. */
+static int is_as_opened(Finder *finder, PyObject *folder, PyObject *importer)
+{
+    if (importer == NULL)
+        importer = Py_None;
+    return importer == ((Folder *)folder)->importer && !(importer == Py_None && finder->is_hooked);
+}
+
 /* As it was opened before, unless its importer has changed. */
 static PyObject *get_folder(State *state, Finder *finder, PyObject *entry, int is_on_sys_path)
 {
@@ -680,7 +695,7 @@ static PyObject *get_folder(State *state, Finder *finder, PyObject *entry, int i
         PyObject *importers = sys_get(state, PATH_IMPORTER_CACHE);
         Py_INCREF(known);
         PyObject *importer = importers == NULL ? NULL : PyDict_GetItemWithError(importers, entry);
-        if ((importer == NULL ? Py_None : importer) != ((Folder *)known)->importer || PyErr_Occurred())
+        if (PyErr_Occurred() || !is_as_opened(finder, known, importer))
             Py_CLEAR(known);
     }
     if (known == NULL && !PyErr_Occurred())
@@ -726,23 +741,23 @@ static PyObject *open_folder(State *state, Finder *finder, PyObject *entry, int 
     PyObject *known = PyErr_Occurred() ? NULL : PyDict_GetItemWithError(finder->folders, key); /* borrowed */
     if (PyErr_Occurred())
         goto done;
-    if (is_current_folder && known != NULL && ((Folder *)known)->importer == (importer ? importer : Py_None)) {
+    if (is_current_folder && known != NULL && is_as_opened(finder, known, importer)) {
         Py_INCREF(known);
         answer = known;
         goto done;
     }
     if (importer == NULL) {
         folder = new_folder(state, key, Py_None);
-        if (folder == NULL || choose_block(state, finder, folder) < 0)
+        if (folder == NULL || (!finder->is_hooked && choose_block(state, finder, folder) < 0))
             goto done;
-        if (folder->manifest == NULL && is_on_sys_path) {
+        if (folder->manifest == NULL && (is_on_sys_path || finder->is_hooked)) {
             importer = PyObject_CallMethod(finder->path_finder, "_path_importer_cache", "O", key);
             if (importer == NULL)
                 goto done;
             known = PyDict_GetItemWithError(finder->folders, key); /* path hooks may have searched as well */
             if (PyErr_Occurred())
                 goto done;
-            if (known == NULL && ++finder->unknown == FEW + 1) {
+            if (known == NULL && !finder->is_hooked && ++finder->unknown == FEW + 1) {
                 /* A single script in a new folder is not worth a learner; a long path listed at each start is. */
                 PyObject *wanted = PyObject_GetAttrString(finder->counts, "wanted");
                 PyObject *nothing = wanted == NULL ? NULL : PyUnicode_FromStringAndSize("", 0);
@@ -916,7 +931,17 @@ static Outcome answer(State *state, Finder *finder, const Wanted *wanted, Folder
     *spec = NULL;
     if (head & VELO_IS_FOLDER) {
         PyObject *path = join(folder->prefix, wanted->tail, NULL);
-        PyObject *found = path == NULL ? NULL : get_folder(state, finder, path, 0);
+        PyObject *found = NULL;
+        if (path != NULL && !finder->is_hooked) {
+            found = get_folder(state, finder, path, 0);
+        } else if (path != NULL) {
+            /* The folder that holds it looks inside by itself: nobody is asked yet. */
+            found = (PyObject *)new_folder(state, path, Py_None);
+            if (found != NULL && choose_block(state, finder, (Folder *)found) < 0)
+                Py_CLEAR(found);
+            else if (found != NULL)
+                ((Folder *)found)->verifies = finder->verifies;
+        }
         Py_XDECREF(path);
         if (found == NULL)
             return ENDED;
@@ -1066,7 +1091,7 @@ static PyObject *search(State *state, Finder *finder, const Wanted *wanted, PyOb
             return NULL;
     }
     Py_INCREF(path);
-    if (is_on_sys_path && PyList_Check(path) && search_quickly(state, finder, wanted, path, &spec) == ENDED) {
+    if (is_on_sys_path && !finder->is_hooked && PyList_Check(path) && search_quickly(state, finder, wanted, path, &spec) == ENDED) {
         Py_DECREF(path);
         return spec;
     }
@@ -1110,6 +1135,10 @@ static PyObject *find(State *state, Finder *finder, PyObject *name, PyObject *pa
         return NULL;
     if (!is_ours)
         return defer(finder, "import system changed") < 0 ? NULL : none();
+    int is_hooked = are_paths_hooked(state, finder);
+    if (is_hooked < 0)
+        return NULL;
+    finder->is_hooked = is_hooked;
     if (!PyUnicode_Check(name)) {
         PyErr_SetString(PyExc_TypeError, "a name is text");
         return NULL;

@@ -37,8 +37,9 @@ velo_verdict velo_manifest_open(velo_manifest *manifest, const uint8_t *data, ui
     return VELO_FOUND;
 }
 
-/* The block at this place of the blocks section, once it has been compared with its checksum. */
-static velo_verdict open_block(const velo_manifest *manifest, uint64_t place, velo_folder *folder)
+/* The block at this place of the blocks section, once it has been compared with its checksum and says that it is the
+ * one of the path with this index: what leads here has no checksum that is looked at. */
+static velo_verdict open_block(const velo_manifest *manifest, uint64_t place, uint64_t index, velo_folder *folder)
 {
     velo_span blocks = manifest->section[VELO_BLOCKS];
     if (place % 8 || place > blocks.size || blocks.size - place < BLOCK_SIZE)
@@ -50,7 +51,7 @@ static velo_verdict open_block(const velo_manifest *manifest, uint64_t place, ve
     uint64_t room = size - BLOCK_SIZE;
     if (modules > room / RECORD_SIZE || names > room - modules * RECORD_SIZE)
         return VELO_DAMAGED;
-    if (velo_siphash(block + 8, (size_t)size - 8) != velo_word(block, 0))
+    if (velo_word(block, 7) != index || velo_siphash(block + 8, (size_t)size - 8) != velo_word(block, 0))
         return VELO_DAMAGED;
     folder->records = block + BLOCK_SIZE;
     folder->names = (velo_span){block + BLOCK_SIZE + modules * RECORD_SIZE, names};
@@ -81,7 +82,7 @@ velo_verdict velo_manifest_folder(const velo_manifest *manifest, const char *pat
             return VELO_DAMAGED;
         if (end - start == length && memcmp(section[VELO_PATHS].start + start, path, length) == 0) {
             uint64_t place = velo_word(section[VELO_FOLDERS].start, index - 1);
-            return place == 0 ? VELO_ABSENT : open_block(manifest, place - 1, folder);
+            return place == 0 ? VELO_ABSENT : open_block(manifest, place - 1, index - 1, folder);
         }
     }
     return VELO_ABSENT;

@@ -35,6 +35,7 @@ PATIENCE_SECONDS = 60
 LAST_LEARN = "last-learn.json"
 QUARANTINE_SHOWN = 3
 DIFFERENCES_SHOWN = 3
+CHANGED = "import system changed"  # as the hook counts it
 
 
 class Finding(NamedTuple):
@@ -279,7 +280,10 @@ def hook(interpreter: Interpreter, settings: Settings, environ: dict[str, str]) 
                 yield ok("hook", "waits for a store", "`velo run` makes it")
             return
     reasons = ", ".join(f"{reason} ({count})" for reason, count in record["reasons"].items())
-    if record["errors"]:
+    if CHANGED in record["reasons"]:
+        hint = "look for a .pth that replaces a part of importlib; programs run as without Velo"
+        yield warn("hook", f"stands aside: {reasons}", hint)
+    elif record["errors"]:
         yield warn("hook", f"active, with faults: {reasons}", "run `velo ingest` for this environment")
     else:
         yield ok("hook", f"active, served {record['served']} modules" + (f"; {reasons}" if reasons else ""))

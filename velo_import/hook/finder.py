@@ -177,7 +177,8 @@ class VeloFinder:
         manifests: consulted in order for each folder; the first that describes it as it is now wins.
         counts: where outcomes are counted.
         check: STAT, ROOT_ONLY or NEVER for every root, or None for what each root's record says.
-        entry_hooks: `sys.path_hooks` as CPython sets it up: the zip importer, then `FileFinder`'s.
+        entry_hooks: `sys.path_hooks` as CPython sets it up: the zip importer, then `FileFinder`'s. Where that
+            is not how it begins (None for one that is not there), others are asked what to make of a path.
         suffixes: every file suffix of this interpreter and its loader class, in `FileFinder`'s order.
     """
 
@@ -194,6 +195,9 @@ class VeloFinder:
         self.check = check
         self.zip_hook, self.file_hook = entry_hooks
         self.suffixes = suffixes
+        self.is_hooked = (
+            False  # others have path hooks: a folder is ours once `PathFinder` has made a FileFinder
+        )
         self.folders: dict[str, Folder] = {}
         self.search: SearchPath | None = None
         self.scattered: list[str] | None = None  # the `sys.path` that could not be made one table
@@ -219,21 +223,17 @@ class VeloFinder:
 
     def _find(self, name: str, path: "Sequence[str] | None") -> "ModuleSpec | None":
         counts = self.counts
-        hooks = sys.path_hooks
-        if (
-            len(hooks) < 2
-            or hooks[0] is not self.zip_hook
-            or hooks[1] is not self.file_hook
-            or is_import_system_patched()
-        ):
+        if is_import_system_patched():
             counts.defer("import system changed")
             return None
+        hooks = sys.path_hooks
+        self.is_hooked = len(hooks) < 2 or hooks[0] is not self.zip_hook or hooks[1] is not self.file_hook
         if name in LEFT_OUT:
             return None
         tail = name.rpartition(".")[2]
         if path is None:
             path = sys.path
-            search = self._search_path()
+            search = None if self.is_hooked else self._search_path()
             if search is not None:
                 index = search.places.get(tail, -1)
                 if index < 0:
@@ -288,7 +288,12 @@ class VeloFinder:
         """The spec of what `folder` offers under this name, None to leave it to `PathFinder`, or MISSING."""
         head = folder.records[at]
         if head & IS_FOLDER:
-            child = self._folder(folder.prefix + tail, False)
+            if self.is_hooked:
+                # The folder that holds it looks inside by itself: nobody is asked yet.
+                path = folder.prefix + tail
+                child = Folder(path, None, *self._block(path))
+            else:
+                child = self._folder(folder.prefix + tail, False)
             if type(child) is not Folder:
                 self.counts.defer("other importer")
                 return None
@@ -347,9 +352,14 @@ class VeloFinder:
     def _folder(self, entry: "Any", is_on_sys_path: bool) -> "Any":
         """A path entry's folder, as it was opened before unless its importer has changed; else as `_open`."""
         folder = self.folders.get(entry)
-        if folder is not None and sys.path_importer_cache.get(entry) is folder.importer:
+        if folder is not None and self._is_as_opened(entry, folder):
             return folder
         return self._open(entry, is_on_sys_path)
+
+    def _is_as_opened(self, entry: str, folder: Folder) -> bool:
+        """Whether `PathFinder` would still ask the same importer, or make the one that we spared."""
+        importer = sys.path_importer_cache.get(entry)
+        return importer is folder.importer and not (importer is None and self.is_hooked)
 
     def _unknown(self, name: str, folder: Folder, tail: str, mask: int) -> None:
         """Leave a module to `PathFinder` because the manifest does not know it as the folder lists it now."""
@@ -420,11 +430,12 @@ class VeloFinder:
             except FileNotFoundError:
                 return MISSING
             known = self.folders.get(entry)
-            if known is not None and sys.path_importer_cache.get(entry) is known.importer:
+            if known is not None and self._is_as_opened(entry, known):
                 return known
         importer = sys.path_importer_cache.get(entry, MISSING)
-        block, asks = self._block(entry) if importer is MISSING else (None, True)
-        if importer is MISSING and block is None and is_on_sys_path:
+        is_sparing = importer is MISSING and not self.is_hooked
+        block, asks = self._block(entry) if is_sparing else (None, True)
+        if importer is MISSING and block is None and (is_on_sys_path or self.is_hooked):
             importer = PathFinder._path_importer_cache(entry)  # type: ignore[attr-defined]
         if importer is None:
             return MISSING

@@ -97,6 +97,18 @@ def open_manifests(
     return manifests
 
 
+def stock_hooks() -> "tuple[Any, Any]":
+    """The path hooks that CPython has set up, and None for one that somebody has removed."""
+    zip_hook = file_hook = None
+    for hook in sys.path_hooks:
+        name = getattr(hook, "__qualname__", "")
+        if name == "zipimporter" and hook.__module__ == "zipimport":
+            zip_hook = hook
+        elif name == "FileFinder.path_hook.<locals>.path_hook_for_FileFinder":
+            file_hook = hook
+    return zip_hook, file_hook
+
+
 def can_learn(home: str) -> bool:
     """Whether a learner may be started when this program ends."""
     try:
@@ -121,13 +133,7 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
     if tracer is not None and tracer.is_plain:
         tracer.begin(mapping)
         return
-    hooks = sys.path_hooks
-    if (
-        len(hooks) < 2
-        or getattr(hooks[1], "__qualname__", "") != "FileFinder.path_hook.<locals>.path_hook_for_FileFinder"
-        or PathFinder not in sys.meta_path
-        or any(type(finder).__name__ in OUR_FINDERS for finder in sys.meta_path)
-    ):
+    if any(type(finder).__name__ in OUR_FINDERS for finder in sys.meta_path):
         return
     read_ahead(home)
     details = [(suffix, kind) for kind, group in _get_supported_file_loaders() for suffix in group]
@@ -142,7 +148,9 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
     if not manifests:
         counts.wanted[""] = ""
         counts.reasons["no manifest"] = 1
-    if manifests or can_learn(home):
+    if PathFinder not in sys.meta_path:
+        counts.reasons["import system changed"] = 1
+    elif manifests or can_learn(home):
         # Without a manifest the finder answers nothing, but notes what it could have answered.
         mode = environ.get("VELO_CHECK", "")
         wanted = environ.get("VELO_REMEMBER") or "all"
@@ -150,7 +158,7 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
         # What was remembered changes the code of three modules, which shadow mode would report.
         if wanted in ("all", "patterns", "sources") and mode != "shadow":
             counts.open_memory = lambda: open_memory(folders, key, identity, kinds, counts)
-        finder = VeloFinder(manifests, counts, CHECKS.get(mode), (hooks[0], hooks[1]), details)
+        finder = VeloFinder(manifests, counts, CHECKS.get(mode), stock_hooks(), details)
         log = load("log") if environ.get("VELO_LOG") else None
         if mode == "shadow":
             finder = load("shadow")["ShadowFinder"](finder, log and log["append_line"])

@@ -40,15 +40,16 @@ class Block:
 
     __slots__ = ("ctime", "ino", "manifest", "mtime", "records", "root", "table")
 
-    def __init__(self, manifest: "Manifest", at: int) -> None:
+    def __init__(self, manifest: "Manifest", at: int, index: int) -> None:
         words = manifest.words
         end = words[BLOCKS] + words[BLOCKS + 1]
         if at * 8 + BLOCK_WORDS * 8 > end:
             raise Unusable("damaged")
-        size, count, root, mtime, ctime, ino, _, names_size = words[at + 1 : at + BLOCK_WORDS]
+        size, count, root, mtime, ctime, ino, path, names_size = words[at + 1 : at + BLOCK_WORDS]
         start = at + BLOCK_WORDS
         names_at = start + count * MODULE_WORDS
-        if size % 8 or names_at * 8 + names_size > at * 8 + size or at * 8 + size > end:
+        # What leads here has no checksum that is looked at; so the block says whose it is.
+        if path != index or size % 8 or names_at * 8 + names_size > at * 8 + size or at * 8 + size > end:
             raise Unusable("damaged")
         body = manifest.bytes[at * 8 + 8 : at * 8 + size]
         if int.from_bytes(source_hash(HASH_KEY, body), "little") != words[at]:
@@ -137,7 +138,7 @@ class Manifest:
                 place = words[(words[FOLDERS] >> 3) + index - 1]
                 if place and (place - 1) % 8:
                     raise Unusable("damaged")
-                return Block(self, (words[BLOCKS] + place - 1) >> 3) if place else None
+                return Block(self, (words[BLOCKS] + place - 1) >> 3, index - 1) if place else None
             slot = (slot + 1) & mask
         return None
 

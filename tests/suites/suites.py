@@ -52,7 +52,8 @@ class Suite:
             return [*start, "-m", "test", *options, *arguments]
         if self.kind == "pytest":
             # xunit1 names the file of each test, which repeats need.
-            options = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junit-xml={report}"]
+            options = ["-q", "-o", f"cache_dir={scratch}/cache", "-o", "junit_family=xunit1"]
+            options.append(f"--junit-xml={report}")
             return [*start, "-m", "pytest", *options, f"--basetemp={scratch}/pytest", *arguments]
         if self.kind == "numpy":
             options = [f"--junit-xml={report}", "-o", "junit_family=xunit1", "-p", "no:cacheprovider"]

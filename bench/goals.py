@@ -127,6 +127,21 @@ def _upkeep(record: Mapping[str, Any]) -> Iterator[Verdict]:
         rate = round(record["entries"] / steps["rebuild"]["seconds"])
         goal = f"rebuild of {record['entries']:,} entries in {kind} packs >= 200,000 entries/s"
         yield Verdict(goal, f"{rate:,} entries/s", rate >= 200_000)
+        if reopen := steps.get("reopen"):
+            goal = f"open again after kill -9, {record['entries']:,} entries in {kind} packs < 50 ms"
+            yield Verdict(goal, f"{reopen['seconds'] * 1e3:.0f} ms", reopen["seconds"] < 0.05)
+
+
+def _store(record: Mapping[str, Any]) -> Iterator[Verdict]:
+    size = record["size"]
+    for name, words in (("velo index", "verified"), ("velo index, mapped", "mapped")):
+        taken = record["microseconds"][f"read {name}"]["lower_quartile"]
+        yield Verdict(
+            f"get of a packed blob of {size:,} bytes, {words} < 10 us", f"{taken:.1f} us", taken < 10
+        )
+    in_c = record["nanoseconds_in_c"].get("lower_quartile")
+    if in_c is not None:
+        yield Verdict("find a blob from C < 300 ns", f"{in_c:.0f} ns", in_c < 300)
 
 
 def _machinery(record: Mapping[str, Any]) -> Iterator[Verdict]:
@@ -143,6 +158,7 @@ _JUDGES = {
     "machinery": _machinery,
     "hook": _hook,
     "ingest": _ingest,
+    "store": _store,
     "gc": _gc,
     "upkeep": _upkeep,
 }

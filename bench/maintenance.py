@@ -18,6 +18,7 @@ _NAMES = {
     "rebuild": "rebuild of the catalogue",
     "verify_all": "verify, every byte",
     "verify_changes": "verify, nothing has changed",
+    "reopen": "open again after kill -9, the slowest of five",
 }
 
 
@@ -36,4 +37,4 @@ def rows(record: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 
 def _row(title: str, step: Mapping[str, Any], each: float) -> tuple[str, str, str, str]:
     memory = f"{step['peak_mb']:.0f} MB" if "peak_mb" in step else f"{step['peak_mib']} MiB"
-    return title, f"{step['seconds']:.2f} s", f"{each:.2f} us", memory
+    return title, f"{step['seconds']:.3f} s", f"{each:.2f} us", memory

@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter, open_pack
 
 Stored = dict[bytes, bytes]
+# Made once: to draw digits instead of words took longer than all arms together.
+_WORDS = [b"%08x" % (number * 0x9E3779B97F4A7C15 % (1 << 32)) for number in range(1 << 12)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,9 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, (arm, taken) in storing.items():
                 place = Path(folder, f"{name}-{number}")
                 place.mkdir(mode=0o700)
+                given = dict(islice(blobs.items(), MOST.get(name, len(blobs))))
                 began = time.perf_counter()
-                arm(place, blobs)
-                taken.append((time.perf_counter() - began) / len(blobs) * 1e6)
+                arm(place, given)
+                taken.append((time.perf_counter() - began) / len(given) * 1e6)
                 if number:
                     shutil.rmtree(place)
                 os.sync()  # what this arm left to the kernel is not the next one's to pay
@@ -103,8 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def words_of(dice: random.Random, size: int) -> bytes:
     """Compressible to about a half, somewhat less than small sources are."""
-    words = (b"%x" % (dice.randrange(1 << 12) * 0x9E3779B97F4A7C15 % (1 << 32)) for _ in range(size // 2))
-    return b" ".join(words)[:size]
+    return b" ".join(dice.choices(_WORDS, k=size // 9 + 1))[:size]  # each has eight digits and a space
 
 
 def _keep(record: dict[str, Any], kind: str, taken: dict[str, list[float]]) -> None:
@@ -147,18 +150,19 @@ def store_files(folder: Path, blobs: Stored) -> None:
 
 
 def store_files_flushed(folder: Path, blobs: Stored) -> None:
-    """The same, each file flushed before it gets its name, each folder at the end."""
-    for name in range(256):
-        (folder / f"{name:02x}").mkdir()
+    """A file for each, flushed before it gets its name, 80 to a folder as above; folders are flushed, too."""
+    folders = [folder / f"{number:02x}" for number in range(max(1, len(blobs) // 80))]
+    for each in folders:
+        each.mkdir()
     for digest, content in blobs.items():
-        path = folder / digest.hex()[:2] / digest.hex()
+        path = folders[digest[0] % len(folders)] / digest.hex()
         with open(f"{path}.new", "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.rename(f"{path}.new", path)
-    for name in range(256):
-        descriptor = os.open(folder / f"{name:02x}", os.O_RDONLY)
+    for each in folders:
+        descriptor = os.open(each, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
 
@@ -191,6 +195,8 @@ STORING: dict[str, Callable[[Path, Stored], None]] = {
     "git": store_git,
     "diskcache": store_diskcache,
 }
+# Where each blob waits for the disk, fewer tell as much: 20,000 in nine rounds took a quarter of an hour.
+MOST = {"files flushed": 1000}
 
 # --- reading -----------------------------------------------------------------------------------------------
 

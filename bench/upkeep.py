@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the upkeep of a store costs: the catalogue made again, everything verified, verified once more.
+"""What the upkeep of a store costs: the catalogue made again, everything verified, verified once more, opened
+again after a writer was killed.
 
 `python -m bench.upkeep --help`. Payloads are tiny on purpose: what is measured is the price of an entry, and
 bytes have a price of their own that BLAKE3 sets. Each command is a process of its own, so that its memory is
@@ -10,13 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +99,43 @@ def verify_changes(home: Path) -> float:
     return verify_all(home, 0.0)
 
 
-_STEPS = {"rebuild": rebuild, "verify_all": verify_all, "verify_changes": verify_changes}
+def reopen(home: Path) -> float:
+    """The longest of five times that it takes to open the store after its writer was killed at work."""
+    return max(_reopened(home) for _ in range(5))
+
+
+def _reopened(home: Path) -> float:
+    reading, writing = os.pipe()
+    writer = os.fork()
+    if not writer:
+        _write_for_ever(home, writing)
+    os.read(reading, 1)
+    time.sleep(0.05)
+    os.kill(writer, signal.SIGKILL)
+    os.waitpid(writer, 0)
+    os.close(reading)
+    os.close(writing)
+    began = time.perf_counter()
+    Catalog.open(Store.open(home)).close()
+    return time.perf_counter() - began
+
+
+def _write_for_ever(home: Path, tell: int) -> None:
+    with Catalog.open(Store.open(home)) as catalog:
+        for number in count():
+            with catalog.write() as changes:
+                for blob in range(100):
+                    changes.put_loose(blake3(b"%d %d" % (number, blob)).digest(), blob)
+            os.write(tell, b".")
+
+
+# The last one leaves rows of blobs that are nowhere.
+_STEPS = {
+    "rebuild": rebuild,
+    "verify_all": verify_all,
+    "verify_changes": verify_changes,
+    "reopen": reopen,
+}
 
 
 def _measured(step: str, home: Path, entries: int) -> dict[str, Any]:

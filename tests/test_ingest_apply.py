@@ -28,7 +28,7 @@ from velo_import.format.manifest import (
     siphash,
 )
 from velo_import.host.locks import exclusive
-from velo_import.ingest import apply, codes, content, ingest
+from velo_import.ingest import apply, codes, content, ingest, scan
 from velo_import.ingest.apply import IngestSummary
 from velo_import.store.blobs import Blobs
 from velo_import.store.catalog import Catalog
@@ -306,6 +306,34 @@ def test_a_source_edited_while_it_is_read_is_read_again(environment, site_packag
     status = os.stat(site_packages / "a.py")
     record = next(record for record in published(summary).files if record.path.endswith("a.py"))
     assert (record.mtime_ns, record.ctime_ns) == (status.st_mtime_ns, status.st_ctime_ns)
+
+
+def test_a_log_that_somebody_writes_costs_nothing_else(environment, site_packages, store, monkeypatch):
+    """Not its folder, not what is below; the next ingest takes it in if it is at rest."""
+    site_packages.write({"trace.py": "x = 0\n", "b.py": "y = 1\n", "pkg/__init__.py": ""})
+    real = scan.scan
+
+    def scribble(seconds: float) -> None:
+        time.sleep(seconds)
+        site_packages.write({"trace.py": f"x = {time.time_ns()}\n"})
+
+    def look(*arguments: object, **options: object) -> scan.Scan:
+        scribble(0)
+        return real(*arguments, **options, sleep=scribble)
+
+    monkeypatch.setattr(apply, "scan", look)
+    summary = ingest(environment, store=store)
+
+    assert summary.changed_during == [str(site_packages / "trace.py")]
+    assert module(published(summary), site_packages / "trace.py").pack == -1
+    assert not any(record.path.endswith("trace.py") for record in published(summary).files)
+    for served in ("b.py", "pkg/__init__.py"):
+        assert module(published(summary), site_packages / served).pack >= 0
+
+    monkeypatch.setattr(apply, "scan", real)
+    again = ingest(environment, store=store)
+    assert not again.changed_during
+    assert module(published(again), site_packages / "trace.py").pack >= 0
 
 
 def test_a_file_that_never_holds_still_is_reported(environment, site_packages, store, monkeypatch):

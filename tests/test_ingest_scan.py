@@ -223,12 +223,30 @@ def test_a_folder_that_never_holds_still_is_left_out(tmp_path):
 
     def scribble(seconds: float) -> None:
         time.sleep(seconds)
-        (tmp_path / "log" / "a.txt").write_text(str(time.time_ns()))
+        (tmp_path / "log" / f"{time.time_ns()}.txt").touch()
 
     found = scan([Area(str(tmp_path), TREE)], sleep=scribble)
 
     assert found.unsettled == (str(tmp_path / "log"),)
     assert set(by_path(found, tmp_path)) == {".", "calm"}
+
+
+def test_a_file_that_never_holds_still_costs_neither_its_folder_nor_what_is_below(tmp_path):
+    fill(tmp_path, "server.log", "app.py", "pkg/b.py", "pkg/trace.log")
+
+    def scribble(seconds: float) -> None:
+        time.sleep(seconds)
+        for name in ("server.log", "pkg/trace.log"):
+            (tmp_path / name).write_text(str(time.time_ns()))
+
+    found = scan([Area(str(tmp_path), TREE)], sleep=scribble)
+
+    assert found.unsettled == ()
+    assert found.changing == {str(tmp_path / "server.log"), str(tmp_path / "pkg/trace.log")}
+    assert set(by_path(found, tmp_path)) == {".", "pkg"}
+
+    learned = scan([Area(str(tmp_path), TREE)], only={str(tmp_path): 0}, sleep=scribble)
+    assert learned.unsettled == (str(tmp_path),) and not learned.changing
 
 
 def test_a_clock_that_was_set_back_does_not_make_us_wait_for_it(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import sys
@@ -58,7 +59,7 @@ def test_header_has_the_documented_bytes() -> None:
     data = m.encode(example())
 
     assert data[0:8] == b"VELOMNFT"
-    assert struct.unpack_from("<II", data, 8) == (1, 0)
+    assert struct.unpack_from("<II", data, 8) == (1, 1)
     assert struct.unpack_from("<Q", data, 16) == (len(data),)
     (end,) = struct.unpack_from("<Q", data, 32)
     assert struct.unpack_from("<Q", data, 24) == (m.siphash(data[32:end]),)
@@ -117,6 +118,81 @@ def test_a_manifest_from_before_there_was_a_checksum_is_read(hook: ModuleType, t
     assert m.decode(old) == m.decode(raw)
     path = write_private(tmp_path / "m.velo", old)
     assert hook.Manifest(path, str(tmp_path), BUILD.identity()).block(b"/p") is not None
+
+
+def test_what_is_no_folder_is_a_name_in_its_folder() -> None:
+    """By FORMAT.md, section 3: the folder comes first, is counted from 1, and is never shortened itself."""
+    data = m.encode(linked())
+    offsets = list(struct.iter_unpack("<II", section(data, "path_offsets")))
+    paths = section(data, "paths")
+    texts = [(paths[start:end], folder) for (start, folder), (end, _) in itertools.pairwise(offsets)]
+
+    assert texts == [
+        (b"/p", 0),
+        (b"alias.py", 1),
+        (b"app.py", 1),
+        (b"/p/pkg", 0),
+        (b"__init__.py", 4),
+        (b"zone", 1),
+        (b"\xff.py", 1),
+    ]
+    assert offsets[-1] == (len(paths), 0)
+
+
+def test_a_link_to_a_folder_that_programs_ask_for_stands_in_full(hook: ModuleType, tmp_path: Path) -> None:
+    plain = linked()
+    zone = m.FolderRecord("/p/zone", 0, 8, 9, 10, ())
+    data = m.encode(plain._replace(folders=[*plain.folders, zone]))
+    assert b"/p/zone" in section(data, "paths")
+
+    manifest = hook.Manifest(write_private(tmp_path / "m.velo", data), str(tmp_path), BUILD.identity())
+    assert manifest.block(b"/p/zone") is not None
+    for path in (b"zone", b"/p/app.py", b"app.py", b"/p/zone/", b"/"):
+        assert manifest.block(path) is None
+
+
+def without_short_paths(raw: bytes) -> bytes:
+    """The same manifest as it was written before paths could be shortened."""
+    paths = sorted(os.fsencode(record.path) for record in m.decode(raw).files)
+    ends = [sum(map(len, paths[:number])) for number in range(len(paths) + 1)]
+    tables = {name: section(raw, name) for name in m.SECTIONS}
+    tables["path_offsets"] = struct.pack(f"<{len(ends)}Q", *ends)
+    tables["paths"] = b"".join(paths)
+    old = bytearray(m._assemble(tables, b""))
+    struct.pack_into("<I", old, 12, 0)
+    return bytes(old)
+
+
+def test_a_manifest_from_before_paths_were_shortened_is_read(hook: ModuleType, tmp_path: Path) -> None:
+    raw = m.encode(example())
+    old = without_short_paths(raw)
+
+    assert len(old) > len(raw) and m.decode(old) == m.decode(raw)
+    path = write_private(tmp_path / "m.velo", old)
+    assert hook.Manifest(path, str(tmp_path), BUILD.identity()).block(b"/p/pkg") is not None
+
+
+@pytest.mark.parametrize("features", [2, 3, 1 << 31])
+def test_a_manifest_with_features_of_later_ones_is_refused(
+    hook: ModuleType, tmp_path: Path, features: int
+) -> None:
+    raw = bytearray(m.encode(example()))
+    struct.pack_into("<I", raw, 12, features)
+    with pytest.raises(StoreCorrupt):
+        m.decode(bytes(raw))
+    with pytest.raises(hook.Unusable):
+        hook.Manifest(write_private(tmp_path / "m.velo", bytes(raw)), str(tmp_path), BUILD.identity())
+
+
+@pytest.mark.parametrize("folder", [3, 6, 1 << 31])
+def test_a_path_in_a_folder_that_comes_later_is_refused(folder: int) -> None:
+    """Itself, the one behind it, none at all: with a right checksum, so that only the index is wrong."""
+    raw = m.encode(example())
+    tables = {name: section(raw, name) for name in m.SECTIONS}
+    offsets = bytearray(tables["path_offsets"])
+    struct.pack_into("<I", offsets, 8 * 1 + 4, folder)
+    with pytest.raises(StoreCorrupt, match="comes after it"):
+        m.decode(m._assemble({**tables, "path_offsets": bytes(offsets)}, b""))
 
 
 def test_vnode_is_56_bytes_and_stamps_stand_beside_it() -> None:
@@ -191,7 +267,7 @@ def test_block_and_module_records_have_the_documented_words() -> None:
     """The block of /p, found through slots, offsets and folders as a reader would, word by word."""
     data = m.encode(example())
     slots = struct.unpack(f"<{len(section(data, 'slots')) // 4}I", section(data, "slots"))
-    offsets = struct.unpack(f"<{len(section(data, 'path_offsets')) // 8}Q", section(data, "path_offsets"))
+    offsets = [at for at, _ in struct.iter_unpack("<II", section(data, "path_offsets"))]
     paths = section(data, "paths")
     slot = m.siphash(b"/p") % len(slots)
     while paths[offsets[slots[slot] - 1] : offsets[slots[slot]]] != b"/p":
@@ -301,7 +377,7 @@ def test_hook_and_reference_agree_on_names(hook: ModuleType) -> None:
         (lambda d: d[:-8], "damaged"),
         (lambda d: b"X" + d[1:], "not a manifest"),
         (lambda d: d[:8] + b"\x02" + d[9:], "not a manifest"),
-        (lambda d: d[:12] + b"\x01" + d[13:], "not a manifest"),
+        (lambda d: d[:12] + b"\x02" + d[13:], "not a manifest"),
         (lambda d: d[:50] + bytes([d[50] ^ 1]) + d[51:], "damaged"),
         (lambda d: d + bytes(8), "damaged"),
         (lambda d: b"", "not a manifest"),

@@ -83,15 +83,68 @@ def test_a_removal_that_waits_does_not_keep_readers_out(store: Store) -> None:
         with leases.exclusive(store, wait=30):
             outcome.append("removed")
 
-    with leases.shared(store):
-        removal = threading.Thread(target=remove)
-        removal.start()
+    def read() -> None:
         for _ in range(3):
             time.sleep(0.1)
             with leases.shared(store, wait=5):
                 outcome.append("read")
-    removal.join()
+
+    with leases.shared(store):
+        others = [threading.Thread(target=each) for each in (remove, read)]
+        for each in others:
+            each.start()
+        others[1].join()
+    others[0].join()
     assert outcome == ["read", "read", "read", "removed"]
+
+
+def test_a_removal_gets_its_turn_where_long_readers_overlap_without_end(store: Store) -> None:
+    """Each takes longer than the gate is closed at a time: in the end it stays closed."""
+    enough = threading.Event()
+    told: list[str] = []
+
+    def read() -> None:
+        while not enough.is_set():
+            with leases.shared(store, waiting=lambda: told.append("reader")):
+                enough.wait(2)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+        time.sleep(0.5)
+    try:
+        with (
+            pytest.raises(StoreLocked, match="in use by an ingest"),
+            leases.exclusive(store, wait=1),
+        ):
+            pass
+        with leases.exclusive(store, wait=8, waiting=lambda: told.append("removal")):
+            enough.set()
+    finally:
+        enough.set()
+        for reader in readers:
+            reader.join()
+    assert {"reader", "removal"} <= set(told)
+
+
+def test_who_has_the_lease_is_not_kept_at_the_gate(store: Store) -> None:
+    """`velo pack` learns while it relies on the store: it must not wait for whom it keeps waiting."""
+
+    def remove() -> None:
+        with leases.exclusive(store, wait=30):
+            pass
+
+    removal = threading.Thread(target=remove)
+    with leases.shared(store):
+        removal.start()
+        time.sleep(0.2)
+        began = time.monotonic()
+        with leases.shared(store, wait=5):
+            pass
+        assert time.monotonic() - began < 1
+        with pytest.raises(StoreLocked), leases.exclusive(store, wait=0):
+            pass
+    removal.join()
 
 
 def test_a_dead_reader_keeps_nothing(store: Store) -> None:

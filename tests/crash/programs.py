@@ -37,7 +37,7 @@ from velo_import.ingest.bytecode import Source
 from velo_import.ingest.interpreter import Interpreter
 from velo_import.ingest.learning import learn
 from velo_import.ingest.scan import Area
-from velo_import.store import gc, leases, repack, repair, verify
+from velo_import.store import compaction, gc, leases, repack, repair, verify
 from velo_import.store.blobs import Blobs
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
@@ -153,6 +153,13 @@ def repack_store(home: Path, *, seed: int, **_: Any) -> None:
     promise(repacked=True)
 
 
+def compact_catalogue(home: Path, *, seed: int, folder: str, **_: Any) -> None:
+    """What every large ingest, `velo gc` and `velo store repack` do at their end, worth it or not."""
+    store_blobs(home, seed=seed, folder=folder)
+    compaction._LEAST_FREE, compaction._LEAST_PART = 1, 0.0
+    promise(compacted=compaction.compact(Store.open(home)))
+
+
 def repair_store(home: Path, **_: Any) -> None:
     """`velo verify`."""
     store = Store.open(home, create=True)
@@ -200,6 +207,7 @@ PROGRAMS: dict[str, Callable[..., None]] = {
         collect_garbage,
         repack_store,
         repair_store,
+        compact_catalogue,
         fill_catalogue,
         reopen,
         stay,

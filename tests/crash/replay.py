@@ -23,9 +23,8 @@ from tests.crash.judge import Promises
 
 # shim.c, `struct note` and the numbers of operations.
 _NOTE = Struct("<IIIIQQQ")
-(CREATE, WRITE, WRITE_THROUGH, TRUNCATE, FLUSH, FLUSH_FAILED, RENAME, MKDIR, UNLINK, RMDIR, MODE, SAID) = (
-    range(12)
-)
+(CREATE, WRITE, WRITE_THROUGH, TRUNCATE, FLUSH, FLUSH_FAILED, RENAME) = range(7)
+(MKDIR, UNLINK, RMDIR, MODE, SAID, EXCHANGE, LINK) = range(7, 14)
 
 
 class Operation(NamedTuple):
@@ -72,17 +71,18 @@ class File:
 class Folder:
     now: dict[str, File | Folder] = field(default_factory=dict)
     kept: dict[str, File | Folder] = field(default_factory=dict)
-    pending: list[tuple[str, File | Folder | None]] = field(default_factory=list)  # None: removed.
+    # Each is kept or not as a whole. None: removed.
+    pending: list[dict[str, File | Folder | None]] = field(default_factory=list)
 
-    def change(self, name: str, entry: File | Folder | None) -> None:
-        _enter(self.now, name, entry)
-        self.pending.append((name, entry))
+    def change(self, entries: dict[str, File | Folder | None]) -> None:
+        _enter(self.now, entries)
+        self.pending.append(entries)
 
     def flush(self, only: str = "") -> None:
         for change in self.pending:
-            if change[0] == only or not only:
-                _enter(self.kept, *change)
-        self.pending = [change for change in self.pending if only and change[0] != only]
+            if only in change or not only:
+                _enter(self.kept, change)
+        self.pending = [change for change in self.pending if only and only not in change]
 
 
 class Replay:
@@ -111,6 +111,12 @@ class Replay:
             entry = self._at(first)
             self._enter(second, entry)
             self._enter(first, None)
+        elif kind == LINK:
+            self._enter(second, self._at(first))
+        elif kind == EXCHANGE:
+            folder = self._at(str(Path(first).parent))
+            assert isinstance(folder, Folder) and Path(first).parent == Path(second).parent
+            folder.change({Path(first).name: self._at(second), Path(second).name: self._at(first)})
         elif kind in (WRITE, TRUNCATE):
             self.files[inode].change(offset, data if kind == WRITE else None)
         elif kind == WRITE_THROUGH:
@@ -154,7 +160,7 @@ class Replay:
     def _enter(self, path: str, entry: File | Folder | None) -> None:
         folder = self._at(str(Path(path).parent))
         assert isinstance(folder, Folder)
-        folder.change(Path(path).name, entry)
+        folder.change({Path(path).name: entry})
 
     def _flushed(self, path: str, inode: int) -> File | Folder:
         # The path decides first: a folder may have the inode number that a removed file had.
@@ -187,7 +193,7 @@ def crashes(seed: int) -> dict[str, Crash]:
         entries = dict(folder.kept)
         for change in folder.pending:
             if chance.random() < 0.5:
-                _enter(entries, *change)
+                _enter(entries, change)
         return entries
 
     def some_content(file: File) -> bytes:
@@ -215,8 +221,9 @@ def _apply(content: bytearray, offset: int, data: bytes | None) -> None:
     content[offset : offset + len(data)] = data
 
 
-def _enter(entries: dict[str, File | Folder], name: str, entry: File | Folder | None) -> None:
-    if entry is None:
-        entries.pop(name, None)
-    else:
-        entries[name] = entry
+def _enter(entries: dict[str, File | Folder], changes: dict[str, File | Folder | None]) -> None:
+    for name, entry in changes.items():
+        if entry is None:
+            entries.pop(name, None)
+        else:
+            entries[name] = entry

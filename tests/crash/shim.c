@@ -33,7 +33,7 @@
 enum { CREATE = 1, WRITE = 2, FLUSH = 4, NAME = 8, MODE = 16 };
 enum { NOTHING, CUT, KILL, FAIL };
 enum { OP_CREATE, OP_WRITE, OP_WRITE_THROUGH, OP_TRUNCATE, OP_FLUSH, OP_FLUSH_FAILED, OP_RENAME, OP_MKDIR,
-       OP_UNLINK, OP_RMDIR, OP_MODE, OP_SAID };
+       OP_UNLINK, OP_RMDIR, OP_MODE, OP_SAID, OP_EXCHANGE, OP_LINK };
 
 static struct {
     char root[PATH_MAX];
@@ -309,22 +309,42 @@ static int wrapped_flush(int descriptor, long number) {
 WRAPPER int fsync(int descriptor) { return wrapped_flush(descriptor, SYS_fsync); }
 WRAPPER int fdatasync(int descriptor) { return wrapped_flush(descriptor, SYS_fdatasync); }
 
-WRAPPER int renameat(int from_folder, const char *from, int to_folder, const char *to) {
+WRAPPER int renameat2(int from_folder, const char *from, int to_folder, const char *to, unsigned flags) {
     char first[PATH_MAX], second[PATH_MAX];
     if (!resolve(to_folder, to, second))
-        return syscall(SYS_renameat2, from_folder, from, to_folder, to, 0);
+        return syscall(SYS_renameat2, from_folder, from, to_folder, to, flags);
     resolve(from_folder, from, first);
     pthread_mutex_lock(&lock);
     int result = -1;
     if (!strike(NAME, -1, NULL, 0, 0)) {
-        result = syscall(SYS_renameat2, from_folder, from, to_folder, to, 0);
+        result = syscall(SYS_renameat2, from_folder, from, to_folder, to, flags);
         if (!result)
-            note(OP_RENAME, 0, first, second, 0, NULL, 0, 0);
+            note(flags & RENAME_EXCHANGE ? OP_EXCHANGE : OP_RENAME, 0, first, second, 0, NULL, 0, 0);
     }
     pthread_mutex_unlock(&lock);
     return result;
 }
+WRAPPER int renameat(int from_folder, const char *from, int to_folder, const char *to) {
+    return renameat2(from_folder, from, to_folder, to, 0);
+}
 WRAPPER int rename(const char *from, const char *to) { return renameat(AT_FDCWD, from, AT_FDCWD, to); }
+
+WRAPPER int linkat(int from_folder, const char *from, int to_folder, const char *to, int flags) {
+    char first[PATH_MAX], second[PATH_MAX];
+    if (!resolve(to_folder, to, second))
+        return syscall(SYS_linkat, from_folder, from, to_folder, to, flags);
+    resolve(from_folder, from, first);
+    pthread_mutex_lock(&lock);
+    int result = -1;
+    if (!strike(CREATE, -1, NULL, 0, 0)) {
+        result = syscall(SYS_linkat, from_folder, from, to_folder, to, flags);
+        if (!result)
+            note(OP_LINK, 0, first, second, 0, NULL, 0, 0);
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+WRAPPER int link(const char *from, const char *to) { return linkat(AT_FDCWD, from, AT_FDCWD, to, 0); }
 
 WRAPPER int mkdirat(int folder, const char *name, mode_t mode) {
     char path[PATH_MAX];

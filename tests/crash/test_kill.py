@@ -20,6 +20,7 @@ PROGRAMS = (
     "repack_store",
     "collect_garbage",
     "repair_store",
+    "compact_catalogue",
 )
 
 

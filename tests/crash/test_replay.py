@@ -17,6 +17,7 @@ PROGRAMS = (
     "ingest_tree",
     "learn_program",
     "collect_garbage",
+    "compact_catalogue",
     "ingest_tree",
     "repack_store",
     "rebuild_catalogue",

@@ -11,9 +11,9 @@ enum { ROOT_SIZE = 48, PACK_SIZE = 48 };
 
 velo_verdict velo_manifest_open(velo_manifest *manifest, const uint8_t *data, uint64_t size)
 {
-    /* Magic, version 1, no mandatory features. */
-    static const uint8_t start[16] = {'V', 'E', 'L', 'O', 'M', 'N', 'F', 'T', 1, 0, 0, 0, 0, 0, 0, 0};
-    if (size < TABLES_START || size % 8 || memcmp(data, start, sizeof(start)) != 0)
+    /* Magic, version 1, and of the mandatory features perhaps the first. */
+    static const uint8_t start[12] = {'V', 'E', 'L', 'O', 'M', 'N', 'F', 'T', 1, 0, 0, 0};
+    if (size < TABLES_START || size % 8 || memcmp(data, start, sizeof(start)) != 0 || velo_word(data, 1) >> 32 > 1)
         return VELO_NO_MANIFEST;
     uint64_t end = velo_word(data, 4);
     if (velo_word(data, 2) != size || end < TABLES_START || end > size)
@@ -77,7 +77,9 @@ velo_verdict velo_manifest_folder(const velo_manifest *manifest, const char *pat
         if (index > known)
             return VELO_DAMAGED;
         uint64_t start = velo_word(section[VELO_PATH_OFFSETS].start, index - 1);
-        uint64_t end = velo_word(section[VELO_PATH_OFFSETS].start, index);
+        uint64_t end = (uint32_t)velo_word(section[VELO_PATH_OFFSETS].start, index);
+        if (start >> 32)
+            continue; /* the name of what is no folder */
         if (start > end || end > section[VELO_PATHS].size)
             return VELO_DAMAGED;
         if (end - start == length && memcmp(section[VELO_PATHS].start + start, path, length) == 0) {

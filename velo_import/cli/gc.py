@@ -81,7 +81,8 @@ def command(
 ) -> None:
     """Remove what no environment needs any more, and say what is kept and for whom.
 
-    A dry run unless --yes is given. Safe beside running programs, ingests and learners.
+    A dry run unless --yes is given. Safe beside running programs, ingests and learners: it waits for those at
+    work, and where they follow each other without end, it keeps new ones waiting for its turn.
     """
     store = store_to_change()
     limit = settings().max_size if max_size is None else int(max_size)

@@ -13,6 +13,7 @@ from ..errors import StoreCorrupt
 from ..host.processes import available_cores
 from ..store import index, leases
 from ..store.catalog import Catalog
+from ..store.compaction import compact
 from ..store.repack import Report, repack
 from . import render
 from .common import json_flag, store_to_change, wait_option
@@ -54,6 +55,7 @@ def command(cold_after: float, wait: float, as_json: bool) -> int:
         )
         if (store.packs / index.NAME).exists():
             index.write_index(store)
+    compact(store)
     seconds = time.perf_counter() - began
     if as_json:
         render.data({"home": str(store.home), **document(report), "seconds": seconds})

@@ -21,7 +21,7 @@ from velo_import.errors import StoreCorrupt
 
 MAGIC = b"VELOMNFT"
 VERSION = 1
-FEATURES = 0  # no mandatory feature bit is defined yet: any set bit means "written by a later Velo"
+FEATURES = SHORT_PATHS = 1  # mandatory ones that are known; any other bit means "written by a later Velo"
 HASH_KEY = 0x56454C4F
 
 # FORMAT.md, section 3: every integer is little-endian, every table starts on a multiple of eight bytes.
@@ -29,6 +29,7 @@ HEADER = Struct("<8sIIQQ")
 SECTION = Struct("<QQ")
 ROOT = Struct("<QIBBHqqQ8x")
 PACK = Struct("<QIIQqqQ")
+PATH = Struct("<II")
 VNODE = Struct("<32sQqIHH")
 STAMP = Struct("<qQ")
 BLOCK = Struct("<QQQQqqQQQ")
@@ -49,7 +50,7 @@ SECTIONS = (
 )
 PREAMBLE_START = HEADER.size
 TABLES_START = PREAMBLE_START + 8 + SECTION.size * len(SECTIONS)
-assert (HEADER.size, ROOT.size, PACK.size, VNODE.size, STAMP.size) == (32, 48, 48, 56, 16)
+assert (HEADER.size, ROOT.size, PACK.size, PATH.size, VNODE.size, STAMP.size) == (32, 48, 48, 8, 56, 16)
 assert (BLOCK.size, MODULE.size) == (72, 80)
 
 # Vnode flags (u16).
@@ -65,6 +66,7 @@ CHECK_NAMES = ("stat", "root", "none")
 KIND_NAMES = ("stdlib", "site", "tree")
 
 MAX_PATHS = 1 << 28
+MAX_PATH_BYTES = (1 << 32) - 1
 MAX_PACKS = 1 << 31
 NO_DIGEST = bytes(32)
 
@@ -216,6 +218,7 @@ def encode(manifest: Manifest) -> bytes:
 
     raw_paths = [os.fsencode(record.path) for record in files]
     blocks, folder_offsets = _encode_blocks(manifest, moved)
+    path_offsets, paths = _encode_paths(files, raw_paths, folder_offsets)
     strings = bytearray()
     roots = b"".join(
         ROOT.pack(*_intern(strings, record.path), record.kind, record.check, 0, *record[3:])
@@ -233,13 +236,11 @@ def encode(manifest: Manifest) -> bytes:
         "packs": bytes(packs),
         "strings": bytes(strings),
         "slots": _encode_slots(raw_paths),
-        "path_offsets": b"".join(
-            at.to_bytes(8, "little") for at in accumulate(map(len, raw_paths), initial=0)
-        ),
+        "path_offsets": path_offsets,
         "vnodes": b"".join(VNODE.pack(r.digest, r.size, r.mtime_ns, r.mode, r.flags, 0) for r in files),
         "stamps": b"".join(STAMP.pack(r.ctime_ns, r.ino) for r in files),
         "folders": b"".join(folder_offsets.get(r.path, 0).to_bytes(8, "little") for r in files),
-        "paths": b"".join(raw_paths),
+        "paths": paths,
         "blocks": blocks,
     }
     return _assemble(tables, _encode_links(files))
@@ -294,6 +295,29 @@ def _intern(strings: bytearray, text: str) -> tuple[int, int]:
     return at, len(raw)
 
 
+def _encode_paths(
+    files: Sequence[FileRecord], raw_paths: list[bytes], blocks: dict[str, int]
+) -> tuple[bytes, bytes]:
+    """Offsets and texts: folders as they are, because programs ask for them; of all else in them the name."""
+    folders: dict[bytes, int] = {}
+    texts = []
+    parents = []
+    for index, (record, raw) in enumerate(zip(files, raw_paths, strict=True)):
+        folder, slash, name = raw.rpartition(b"/")
+        parent = 0
+        if record.flags & DIRECTORY or record.path in blocks:
+            folders[raw] = index + 1
+        elif slash:
+            parent = folders.get(folder, 0)
+        texts.append(name if parent else raw)
+        parents.append(parent)
+    ends = list(accumulate(map(len, texts), initial=0))
+    if ends[-1] > MAX_PATH_BYTES:
+        raise ValueError("the paths are over the limit of the format")
+    offsets = b"".join(PATH.pack(at, parent) for at, parent in zip(ends, [*parents, 0], strict=True))
+    return offsets, b"".join(texts)
+
+
 def _encode_slots(raw_paths: list[bytes]) -> bytes:
     """Open addressing at most half full: a lookup reads 1.5 slots on average, a miss 2.5."""
     count = 8
@@ -336,7 +360,7 @@ def _assemble(tables: dict[str, bytes], links: bytes) -> bytes:
     paths = siphash(bytes(body[preamble_end - TABLES_START - 8 : blocks]))
     rest = preamble_end.to_bytes(8, "little") + directory + paths.to_bytes(8, "little") + body + links
     check = siphash(rest[: preamble_end - PREAMBLE_START])
-    return HEADER.pack(MAGIC, VERSION, FEATURES, at + len(links), check) + rest
+    return HEADER.pack(MAGIC, VERSION, SHORT_PATHS, at + len(links), check) + rest
 
 
 # -- decoding ------------------------------------------------------------------------------------------------
@@ -417,20 +441,25 @@ def _slice(strings: bytes, at: int, length: int) -> str:
 
 
 def _decode_files(tables: dict[str, memoryview]) -> list[FileRecord]:
-    offsets = [at for (at,) in Struct("<Q").iter_unpack(tables["path_offsets"])]
-    paths = bytes(tables["paths"])
+    places = list(PATH.iter_unpack(tables["path_offsets"]))
+    texts = bytes(tables["paths"])
     links = _decode_links(tables["links"])
-    count = len(offsets) - 1
+    count = len(places) - 1
     if len(tables["vnodes"]) != count * VNODE.size or len(tables["stamps"]) != count * STAMP.size:
         raise ValueError("the path tables differ in length")
-    if offsets[0] != 0 or offsets[-1] != len(paths) or any(b < a for a, b in pairwise(offsets)):
+    ends = [at for at, _ in places]
+    if ends[0] != 0 or ends[-1] != len(texts) or any(b < a for a, b in pairwise(ends)):
         raise ValueError("the path offsets are not ascending")
     vnodes = VNODE.iter_unpack(tables["vnodes"])
     stamps = STAMP.iter_unpack(tables["stamps"])
     decoded: list[FileRecord] = []
-    for (start, end), vnode, (ctime, ino) in zip(pairwise(offsets), vnodes, stamps, strict=True):
+    for (start, folder), end, vnode, (ctime, ino) in zip(places, ends[1:], vnodes, stamps, strict=False):
         digest, size, mtime, mode, flags, _ = vnode
-        path = os.fsdecode(paths[start:end])
+        path = os.fsdecode(texts[start:end])
+        if folder > len(decoded):
+            raise ValueError("a path lies in a folder that comes after it")
+        if folder:
+            path = f"{decoded[folder - 1].path}/{path}"
         link = links.pop(len(decoded), "")
         decoded.append(FileRecord(path, digest, size, mtime, ctime, ino, mode, flags, link))
     if links:

@@ -11,8 +11,8 @@ from _imp import source_hash
 import velo_import.hook.mapping as mapping
 
 HASH_KEY = 0x56454C4F
-# The first 24 bytes up to the file size: magic, version 1, no mandatory feature bits.
-START = b"VELOMNFT\x01\x00\x00\x00\x00\x00\x00\x00"
+# The first 16 bytes: magic, version 1, and the mandatory features, of which the only one is harmless to us.
+STARTS = tuple(b"VELOMNFT\x01\x00\x00\x00%c\x00\x00\x00" % features for features in (0, 1))
 PREAMBLE_START = 32
 TABLES_START = 216
 # Positions of the section directory's entries, in 8-byte words from the start of the file: (offset, length).
@@ -89,7 +89,7 @@ class Manifest:
         self.packs: dict[int, Any] = {}
         self.roots_checked: dict[int, bool] = {}
         size = stamp[0]
-        if size < TABLES_START or size % 8 or self.bytes[:16] != START:
+        if size < TABLES_START or size % 8 or self.bytes[:16] not in STARTS:
             raise Unusable("not a manifest")
         self.words = words = self.bytes.cast("Q")
         end = words[4]
@@ -131,7 +131,10 @@ class Manifest:
             if index >= words[PATH_OFFSETS + 1] >> 3:
                 raise Unusable("damaged")
             start = words[offsets + index - 1]
-            end = words[offsets + index]
+            end = words[offsets + index] & 0xFFFFFFFF
+            if start >> 32:  # The name of what is no folder.
+                slot = (slot + 1) & mask
+                continue
             if not start <= end <= words[PATHS + 1]:
                 raise Unusable("damaged")
             if end - start == len(path) and self.bytes[paths + start : paths + end] == path:

@@ -32,7 +32,8 @@ from velo_import.host.locks import exclusive
 from velo_import.host.processes import available_cores
 from velo_import.host.stamps import stamps_of
 from velo_import.store import leases
-from velo_import.store.catalog import LOOSE, Catalog
+from velo_import.store.catalog import LOOSE, MARK, Catalog
+from velo_import.store.compaction import compact
 from velo_import.store.layout import Store
 from velo_import.store.roots import register
 
@@ -220,7 +221,7 @@ class _Ingest:
             raise VeloError(
                 f"not a folder: {self.target}", hint="give an environment, site-packages or project"
             )
-        with leases.shared(self.store), Catalog.open(self.store) as self.catalog:
+        with leases.shared(self.store, waiting=self._waiting), Catalog.open(self.store) as self.catalog:
             summary = self._ask(python)
             if not is_hook_current(self.store, self.build):
                 with self.clock.phase("hook"):
@@ -232,10 +233,16 @@ class _Ingest:
                     place = Path(os.path.abspath(output))
                     _copy_manifest(self.path, place)
                     register(self.store, place)
+        if summary.new_blobs or summary.compiled or summary.taken_over:
+            with self.clock.phase("publish"):
+                compact(self.store)
         seconds = self.clock.total()
         return summary._replace(
             seconds=seconds, files_per_second=summary.files / seconds, phases=dict(self.clock.phases)
         )
+
+    def _waiting(self) -> None:
+        self.progress(Progress("wait for a removal (velo gc)", 0, 0))
 
     # -- nothing to do -----------------------------------------------------------------------------
 
@@ -356,7 +363,8 @@ class _Ingest:
             Trouble(shown(path), reason)
             for path, reason in (*scanned.unreadable, *contents.unreadable, *provided.unreadable)
         ]
-        changed_during = [shown(path) for path in (*scanned.unsettled, *contents.changed, *provided.changed)]
+        changing = *scanned.unsettled, *sorted(scanned.changing), *contents.changed, *provided.changed
+        changed_during = [shown(path) for path in changing]
         with self.clock.phase("publish"):
             self._remember(manifest)
         summary = IngestSummary(
@@ -451,7 +459,7 @@ class _Ingest:
         # Folders of the search path that are none yet.
         missing = set(self.interpreter.sys_path) - {area.path for area in scanned.areas}
         watched = self._relied_on(manifest, digests)
-        watched[KIND] = kinds + paths_of(map(os.fsencode, sorted(missing)))
+        watched[KIND] += kinds + paths_of(map(os.fsencode, sorted(missing)))
         found = {what: stamps_of(paths, 1) for what, paths in watched.items()}
         watched[WHOLE] += names
         found[WHOLE] += stamps
@@ -484,7 +492,8 @@ class _Ingest:
             WHOLE: [self.path, code, hookcode.HOOK / "__init__.py", *sorted(packs)],
             LENGTH: sorted(loose),
             # Made again, it does not know what this ingest told it.
-            INODE: [self.store.catalogue / "data.mdb"],
+            INODE: [self.store.catalogue / MARK],
+            KIND: [self.store.catalogue / "data.mdb"],
         }
         return {what: paths_of(map(os.fsencode, paths)) for what, paths in relied_on.items()}
 

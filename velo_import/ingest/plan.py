@@ -240,6 +240,8 @@ class _Planner:
         below_area = len(area.path.rstrip("/")) + 1
         for entry in files.values():
             path = prefix + entry.name
+            if path in self.scan.changing:
+                continue
             keep = is_content
             guard = is_guarded and path not in asked_for
             if guard and is_secret(path[below_area:]):

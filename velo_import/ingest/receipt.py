@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import marshal
 import os
+import zlib
 
 from blake3 import blake3
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 MAGIC = b"VELOSEEN"
 SUFFIX = ".seen"
-VERSION = 1
+VERSION = 2
+_LEVEL = 3  # Names shrink to a sixth in 5 ms; more takes longer than it is worth.
 # What is published by another Velo, or in another format, has to be made again. The last number is that of
 # manifests, which would take longer to import than a whole look; a test compares.
 MADE_BY = f"velo {__version__}, receipt {VERSION}, manifest 1"
@@ -86,7 +88,7 @@ def encode(
         "digest": digest,
         "threads": threads,
     }
-    body = marshal.dumps(fields, 2)
+    body = zlib.compress(marshal.dumps(fields, 2), _LEVEL)
     return MAGIC + VERSION.to_bytes(8, "little") + blake3(body).digest() + body
 
 
@@ -129,7 +131,10 @@ def _read(path: str) -> dict[str, Any]:
     body = memoryview(data)[_HEAD:]
     if data[:16] != MAGIC + VERSION.to_bytes(8, "little") or data[16:_HEAD] != blake3(body).digest():
         raise ValueError("damaged, or of another version")
-    fields = marshal.loads(body)
+    try:
+        fields = marshal.loads(zlib.decompress(body))
+    except zlib.error as error:
+        raise ValueError("damaged") from error
     if not isinstance(fields, dict):
         raise TypeError("no receipt")
     return fields

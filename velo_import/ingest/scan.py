@@ -99,6 +99,7 @@ class Scan(NamedTuple):
     unsettled: tuple[str, ...]  # Folders that kept changing while we looked; they are left out.
     skipped: int  # Folders not entered by rule.
     environments: tuple[str, ...] = ()  # Of those, the ones that are environments of their own.
+    changing: frozenset[str] = frozenset()  # Files that did, in folders that are listed all the same.
 
     def file_count(self) -> int:
         return sum(len(folder.files) for folder in self.folders)
@@ -174,6 +175,18 @@ def settles_at(folder: Folder, now_ns: int) -> int:
     )
 
 
+def young_files(folder: Folder, now_ns: int) -> list[str] | None:
+    """The names of the files whose stamps cannot be trusted yet; None if that goes for the folder's own."""
+    alone = folder._replace(files=())
+    if settles_at(alone, now_ns) > now_ns:
+        return None
+    return [
+        entry.name
+        for entry in folder.files
+        if settles_at(alone._replace(ctime_ns=entry.ctime_ns), now_ns) > now_ns
+    ]
+
+
 def scan(
     areas: Sequence[Area],
     *,
@@ -232,6 +245,7 @@ class _Walk:
         self.done: list[Folder] = []
         self.unreadable: list[Trouble] = []
         self.unsettled: list[str] = []
+        self.changing: set[str] = set()
         self.skipped = 0
         self.environments: list[str] = []
 
@@ -254,6 +268,7 @@ class _Walk:
         sleep: Callable[[float], None],
     ) -> None:
         waiting: dict[str, tuple[int, bool]] = {}
+        young: dict[str, tuple[int, Folder]] = {}  # Those that are waited for, as they were last.
         settled_by = 0
         rounds = 0
         while todo or waiting:
@@ -261,8 +276,9 @@ class _Walk:
                 rounds += 1
                 delay = settled_by - time.time_ns()
                 if rounds > ROUNDS or delay > 2 * COARSE_TICK_NS:  # The latter: a clock that was set back.
-                    self.unsettled += waiting
-                    return
+                    todo = self._give_up(waiting, young)
+                    waiting, settled_by, rounds = {}, 0, 0
+                    continue
                 sleep(max(delay, 0) / 1e9)
                 todo, waiting, settled_by = waiting, {}, 0
             self.seen.update(todo)
@@ -279,12 +295,32 @@ class _Walk:
                 ready = settles_at(listed, began)
                 if ready > began:
                     waiting[path] = area, importable
+                    young[path] = began, listed
                     settled_by = max(settled_by, ready)
                     continue
                 self.done.append(listed._replace(area=area, importable=importable))
                 if self.only is None:
                     self._add_children(listed, area, importable, following)
             todo = following
+
+    def _give_up(
+        self, waiting: dict[str, tuple[int, bool]], young: dict[str, tuple[int, Folder]]
+    ) -> dict[str, tuple[int, bool]]:
+        """Take folders without the files in them that never hold still; returns what is to be listed next.
+
+        A log that somebody writes must not cost the whole project. Learners come again, and wait for all.
+        """
+        following: dict[str, tuple[int, bool]] = {}
+        for path, (area, importable) in waiting.items():
+            began, folder = young[path]
+            names = young_files(folder, began)
+            if names is None or self.only is not None:
+                self.unsettled.append(path)
+                continue
+            self.changing.update(f"{path.rstrip('/')}/{name}" for name in names)
+            self.done.append(folder._replace(area=area, importable=importable))
+            self._add_children(folder, area, importable, following)
+        return following
 
     def _add_children(
         self, folder: Folder, area: int, importable: bool, following: dict[str, tuple[int, bool]]
@@ -331,4 +367,5 @@ class _Walk:
             tuple(self.unsettled),
             self.skipped,
             tuple(self.environments),
+            frozenset(self.changing),
         )

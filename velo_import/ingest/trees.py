@@ -37,7 +37,7 @@ def tree_of_folder(folder: str, kind: int | None, *, times: bool = False) -> Gro
     scanned = scan([Area(folder.rstrip("/") or "/", kind)])
     for path, reason in scanned.unreadable:
         raise VeloError(f"cannot read {path}: {reason.lower()}", hint=_HINT)
-    for path in scanned.unsettled:
+    for path in (*scanned.unsettled, *sorted(scanned.changing)):
         raise VeloError(f"{path} keeps changing", hint="try again when it is at rest")
     left_out: list[str] = []
     prefix = len(folder.rstrip("/")) + 1

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice, takewhile
+from pathlib import Path
 from struct import Struct
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ from .packs import PackFile, SealedPack, open_pack
 FORMAT = b"1"
 TABLES = ("about", "blobs", "variants", "packs", "manifests", "distributions", "refs", "verified")
 LOOSE, PACKED = 1, 2
+# An empty file beside the catalogue, another one whenever it is made again.
+MARK = "made"
 
 # Little-endian; the tables are in FORMAT.md, sections 5.1 to 5.4.
 LOCATION = Struct("<BB6x32sQQQ")
@@ -41,6 +44,7 @@ assert (LOCATION.size, VARIANT.size, VERIFIED.size) == (64, 80, 40)
 
 _MAP_SIZE = 256 << 20
 _LOCK_WAIT = 60.0
+_META_PAGES = 2
 
 
 class Variant(NamedTuple):
@@ -206,6 +210,7 @@ class Catalog:
         try:
             catalog._make_tables()
             catalog._fill(progress)
+            (store.catalogue / MARK).touch(mode=0o600)
             # LMDB flushes its file, and never the folder that names it. The store's folder as well: after a
             # power cut the catalogue that was set aside would be back, and know what has since been removed.
             flush_all([store.catalogue, store.home])
@@ -355,6 +360,21 @@ class Catalog:
         """How many rows each table has."""
         with explained(self.store.catalogue), self._begin() as transaction:
             return {name: transaction.stat(handle)["entries"] for name, handle in self._tables.items()}
+
+    def free_bytes(self) -> tuple[int, int]:
+        """How many bytes of the file are free pages, and how many bytes it has."""
+        with explained(self.store.catalogue), self._begin() as transaction:
+            found = [transaction.stat(handle) for handle in self._tables.values()]
+        found.append(self._environment.stat())
+        used = sum(each["branch_pages"] + each["leaf_pages"] + each["overflow_pages"] for each in found)
+        pages = self._environment.info()["last_pgno"] + 1
+        page = found[0]["psize"]
+        return (pages - used - _META_PAGES) * page, pages * page
+
+    def copy_to(self, folder: Path) -> None:
+        """Write the catalogue, without free pages, into an empty folder. Nothing is flushed."""
+        with explained(folder):
+            self._environment.copy(os.fsdecode(folder), compact=True)
 
     def manifests(self) -> dict[str, dict[str, Any]]:
         """What was recorded about each environment's manifest; damaged records are left out."""

@@ -16,7 +16,16 @@ from ..host.files import TEMPORARY_PREFIX, explained
 from . import leases
 from .layout import PARTS, Store
 
-_ORDER = ("manifests", "meta.db", "meta.db.damaged", "roots", "packs", "cas_store", "quarantine")
+_ORDER = (
+    "manifests",
+    "meta.db",
+    "meta.db.damaged",
+    "meta.db.spare",
+    "roots",
+    "packs",
+    "cas_store",
+    "quarantine",
+)
 # Locks are in `run/`: until the end others find them held.
 _LAST = ("run", "VERSION")
 

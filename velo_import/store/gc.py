@@ -9,7 +9,7 @@ again at every root that is new or has changed, so ingests and programs go on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..format import pack as pack_format
 from ..host.files import flush_all, remove_quietly
 from . import index, leases
 from .catalog import LOOSE, Catalog, Writing, variant_key
+from .compaction import compact
 from .gcplan import Plan, Report, Wish, ignore
 from .layout import Store
 from .packs import PackFile, PackWriter, open_pack, seal_all
@@ -62,7 +63,9 @@ def collect(
         Catalog.open(store) as catalog,
         Plan(store, catalog, wish, now, progress) as plan,
     ):
-        return _Collection(plan, progress, patience).run()
+        report = _Collection(plan, progress, patience).run()
+    compact(store)
+    return report
 
 
 class _Fresh:
@@ -119,11 +122,19 @@ class _Collection:
         plan.remove_aside(report)
         return report
 
+    def _alone(self) -> AbstractContextManager[None]:
+        """The store for us alone, once the ingests that are at work have ended."""
+
+        def waiting() -> None:
+            self.progress("wait for an ingest or a learner to end", 0, 0)
+
+        return leases.exclusive(self.store, wait=self.patience, waiting=waiting)
+
     def _remove_roots(self) -> None:
         """Take away what protected, unless it was used or written again since we looked."""
         if not self.plan.leaving:
             return
-        with leases.exclusive(self.store, wait=self.patience):
+        with self._alone():
             now = {(root.kind, root.name): root for root in roots(self.store)}
             gone = []
             for root in self.plan.leaving:
@@ -153,7 +164,7 @@ class _Collection:
     def _remove_batch(self, batch: list[Pack]) -> list[Pack]:
         removed: list[Pack] = []
         rows = _Rows()
-        with leases.exclusive(self.store, wait=self.patience):
+        with self._alone():
             self.fresh.look()
             for each in batch:
                 with suppress(FileNotFoundError), open_pack(each.path) as file:
@@ -164,7 +175,7 @@ class _Collection:
         return removed
 
     def _remove_loose(self, batch: Sequence[Loose]) -> None:
-        with leases.exclusive(self.store, wait=self.patience):
+        with self._alone():
             self.fresh.look()
             found = {blob.digest: blob for blob in batch if blob.digest not in self.fresh.digests}
             recorded = self.catalog.locations(found)

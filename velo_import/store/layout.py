@@ -28,7 +28,7 @@ from ..host.files import (
 VERSION = "1"
 PARTS = ("cas_store", "packs", "meta.db", "manifests", "roots", "quarantine", "pool", "tenants", "run")
 # VERSION too: another process may just have written it. A fresh disk has a lost+found.
-_OWN_NAMES = {*PARTS, "VERSION", "meta.db.damaged", "lost+found"}
+_OWN_NAMES = {*PARTS, "VERSION", "meta.db.damaged", "meta.db.spare", "lost+found"}
 _LEFTOVER_AGE = 24 * 3600
 # Where files are written under a temporary name.
 _WRITTEN_FOLDERS = (
@@ -77,6 +77,11 @@ class Store:
     @property
     def catalogue(self) -> Path:
         return self.home / "meta.db"
+
+    @property
+    def spare_catalogue(self) -> Path:
+        """Where a copy of the catalogue is for a moment, before it takes its place."""
+        return self.home / "meta.db.spare"
 
     @property
     def manifests(self) -> Path:

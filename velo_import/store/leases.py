@@ -4,7 +4,8 @@
 Knows the two locks and what holding them promises; the lock calls are host/locks.py's. Its surprise: many may
 rely on the store while one prepares a removal; only the removal itself, a second at a time, needs it alone.
 It gets its turn also where ingests overlap without end: it closes a gate to those that come, for longer each
-time, until those that came before have gone; then it opens the gate again for as long.
+time, until those that came before have gone; then it opens the gate again for as long. In the second half of
+its patience the gate stays closed, so that nothing but one very long ingest can keep it from its turn.
 
     shared        from the first look-up until what refers to the answer is published: ingest, learn, export
     exclusive     while something vanishes: nobody relies on an answer that is older than this lease
@@ -16,8 +17,9 @@ Ask for `maintenance` first, then for `exclusive`. The kernel frees the leases o
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -25,56 +27,80 @@ from ..errors import StoreLocked, StoreMissing
 from ..host import locks
 from .layout import Store
 
-# A removal holds the store for about a second at a time; whoever only reads it waits that out.
 _PATIENCE = 60.0
-# How long a removal keeps newcomers waiting: at first, and at most. An ingest that takes longer than that is
-# waited for as well, unless others overlap with it.
+# Longer than any removal keeps the gate closed: half of the ten minutes that gc has.
+_PATIENCE_AT_GATE = 400.0
+# How long a removal keeps newcomers waiting: at first, and at most in the first half of its patience.
 _FIRST_TURN = 1.0
 _LONGEST_TURN = 30.0
+_leased = threading.local()  # .homes: the stores that this thread holds a shared lease of
+
+
+def _nobody_is_told() -> None:
+    """Nobody wants to know that we wait."""
 
 
 @contextmanager
-def shared(store: Store, *, wait: float = _PATIENCE) -> Iterator[None]:
-    """Nothing that is in the store vanishes during the block.
+def shared(
+    store: Store, *, wait: float = _PATIENCE_AT_GATE, waiting: Callable[[], object] = _nobody_is_told
+) -> Iterator[None]:
+    """Nothing that is in the store vanishes during the block. Whoever has the lease may ask again, and is not
+    kept at the gate. `waiting` is called if we have to wait.
 
     Raises:
         StoreLocked: something was being removed for all of `wait` seconds.
         StoreMissing: the store was cleared meanwhile.
     """
     path = _leases(store)
-    if store.readonly and not all(os.access(each, os.R_OK) for each in (path, _gate(store))):
-        # Nobody could write it here; who only reads finds a file gone at worst, and that is a miss.
+    held: set[Path] = _leased.__dict__.setdefault("homes", set())
+    if path in held or (
+        store.readonly and not all(os.access(each, os.R_OK) for each in (path, _gate(store)))
+    ):
+        # Where nobody could write it, who only reads finds a file gone at worst, and that is a miss.
         yield
         return
-    with _kept(store):
-        with locks.shared(_gate(store), wait=wait):
-            pass
-        with locks.shared(path, wait=wait):
-            yield
+    with _kept(store), ExitStack() as lease:
+        try:
+            with locks.shared(_gate(store), wait=0):
+                lease.enter_context(locks.shared(path, wait=0))
+        except StoreLocked:
+            waiting()
+            with locks.shared(_gate(store), wait=wait):
+                pass
+            lease.enter_context(locks.shared(path, wait=wait))
+        held.add(path)
+        lease.callback(held.remove, path)
+        yield
 
 
 @contextmanager
-def exclusive(store: Store, *, wait: float = _PATIENCE) -> Iterator[None]:
+def exclusive(
+    store: Store, *, wait: float = _PATIENCE, waiting: Callable[[], object] = _nobody_is_told
+) -> Iterator[None]:
     """Nobody holds a shared lease during the block: what is in use is what published manifests name.
+    `waiting` is called if we have to wait.
 
     Raises:
-        StoreLocked: an ingest or a learner was at work for all of `wait` seconds.
+        StoreLocked: an ingest or a learner was at work for half of `wait` seconds, the second half.
     """
     store.require_writable()
     with _kept(store), ExitStack() as lease:
-        deadline = time.monotonic() + wait
+        now = time.monotonic()
+        deadline, half = now + wait, now + wait / 2
         if not _taken(lease, store, 0):
+            waiting()
             turn = _FIRST_TURN
             while True:
+                left = deadline - time.monotonic()
                 with _closed_gate(store, deadline):
-                    if _taken(lease, store, min(turn, deadline - time.monotonic())):
+                    if _taken(lease, store, left if time.monotonic() >= half else min(turn, left)):
                         break
                 if time.monotonic() >= deadline:
                     raise StoreLocked(
                         f"the store {store.home} is in use by an ingest or a learner",
-                        hint="try again when it is done",
+                        hint="try again when it is done; others that came after it have been kept waiting",
                     )
-                if _taken(lease, store, min(turn, deadline - time.monotonic())):
+                if _taken(lease, store, min(turn, half - time.monotonic())):
                     break
                 turn = min(2 * turn, _LONGEST_TURN)
         yield

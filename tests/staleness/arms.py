@@ -125,9 +125,12 @@ class Arms:
 
     def restart(self) -> None:
         """End all processes: the next ones see what was learned and what `.pth` files say now."""
+        complaints: dict[str, dict[str, str]] = {"velo": {}, "plain": {}}
         while self.talks:
-            name, talk = self.talks.popitem()
-            assert talk.end() == "", name
+            arm, _, kind = (full := min(self.talks)).partition("-")
+            complaints[arm][kind] = self.talks.pop(full).end()
+        for kind, complaint in complaints["velo"].items():
+            assert complaint == complaints["plain"].get(kind, ""), kind
 
     def once(
         self, accelerated: bool, path: Sequence[str], names: Sequence[str], *, learns: bool = False
@@ -135,7 +138,7 @@ class Arms:
         """A process that starts, looks and ends."""
         talk = Talk(self.velo, self.environment(accelerated, learns=learns))
         answer = talk.ask("again", path, names)
-        assert talk.end() == ""
+        answer["complaint"] = talk.end()
         return answer
 
     # -- looks -------------------------------------------------------------------------------------
@@ -148,6 +151,7 @@ class Arms:
         """Processes that start now."""
         accelerated = self.once(True, path, names, learns=learns)
         plain = self.once(False, path, names)
+        assert accelerated["complaint"] == plain["complaint"]
         self.judge("a new process", accelerated, plain, path, names, is_plain_fresh=True)
 
     def compare_forked(self, path: Sequence[str], names: Sequence[str]) -> None:

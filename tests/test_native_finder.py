@@ -79,19 +79,25 @@ class Environment:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         self.counts = Counts()
+        self.places: dict[Path, tuple[int, int, int]] = {}
 
     def manifest(self) -> m.Manifest:
         """The tree as it is now."""
-        pack, places = bytearray(), {}
-        sources = sorted(self.root.rglob("*.py"))
-        for source in sources:
-            code = marshal.dumps(compile(source.read_text(), "elsewhere", "exec"))
-            places[source] = len(pack), len(code)
+        pack, self.places = bytearray(), {}
+        for source in sorted(self.root.rglob("*.py")):
+            code = marshal.dumps(compile(source.read_text(), "elsewhere", "exec", dont_inherit=True))
+            self.places[source] = len(pack), len(code), m.siphash(code)
             pack += code
         path = self.folder / "packs" / "pack"
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
         path.write_bytes(pack)
+        return self.described()
+
+    def described(self) -> m.Manifest:
+        """The tree as it is now, with the pack as it is and what was put into it."""
+        path, places = self.folder / "packs" / "pack", self.places
+        sources = sorted(places)
         folders = [self.root, *(each for each in sorted(self.root.rglob("*")) if each.is_dir())]
         records = [_file(each) for each in [*folders, *sources]]
         places_of = {Path(record.path): at for at, record in enumerate(records)}
@@ -102,9 +108,9 @@ class Environment:
                 source = folder / f"{name}.py"
                 flags = m.IS_FOLDER if (folder / name).is_dir() else 0
                 if source in places:
-                    where = places[source]
+                    start, length, bytecode = places[source]
                     check = m.siphash(source.read_bytes())
-                    known = (SOURCE, places_of[source], 0, *where, check, 0)
+                    known = (SOURCE, places_of[source], 0, start, length, check, bytecode)
                     modules.append(m.ModuleRecord(name, mask, flags, *known))
                 else:
                     modules.append(m.ModuleRecord(name, mask, flags))
@@ -495,6 +501,100 @@ def test_a_block_of_another_folder_is_not_believed(body: Any, environment: Envir
 
     assert [finder.find_spec(name, path_for(environment, name)) for name in NAMES[:-3]] == [None] * 12
     assert environment.counts.errors > 0
+
+
+# -- every field ---------------------------------------------------------------------------------------------
+
+
+def worse(word: int, size: int) -> tuple[int, ...]:
+    """What a number becomes: one off, one bit off at either end, far too much, nothing."""
+    ones = (1 << 64) - 1
+    values = (word + 1, word - 8, word ^ 1, word ^ 1 << 63, word ^ 1 << 8, ones, 0, size)
+    return tuple(dict.fromkeys(value & ones for value in values if value & ones != word))
+
+
+def compiled_source(origin: str) -> Any:
+    return compile(Path(origin).read_bytes(), origin, "exec", dont_inherit=True)
+
+
+def served_wrongly(body: Any, environment: Environment, data: bytes, origins: dict[str, str]) -> list[str]:
+    """The names whose code is not that of their source, or whose file is not one of these."""
+    counts = environment.counts = Counts(verify=True)
+    try:
+        finder = environment.finder(body, data)
+    except (body.Unusable, OSError, ValueError, IndexError):
+        return []
+    wrong = []
+    for name in NAMES[:-3]:
+        spec = finder.find_spec(name, path_for(environment, name))
+        if spec is not None:
+            code, stock = spec.loader.get_code(name), compiled_source(spec.origin)
+            if (
+                code != stock
+                or code.co_filename != spec.origin
+                or spec.origin != origins.get(name, spec.origin)
+            ):
+                wrong.append(name)
+    ENDED[counts.served > 0] += 1
+    return wrong
+
+
+ENDED = {True: 0, False: 0}  # changed files that were still of use, and those that were not
+
+
+def origins_of(environment: Environment) -> dict[str, str]:
+    """Where Python finds the names."""
+    specs = {name: PathFinder.find_spec(name, path_for(environment, name)) for name in NAMES[:-3]}
+    return {name: spec.origin for name, spec in specs.items() if spec is not None and spec.origin is not None}
+
+
+@pytest.mark.parametrize("is_signed", [False, True], ids=["as it is", "right checksums"])
+def test_no_field_of_a_manifest_can_make_code_wrong(
+    body: Any, environment: Environment, monkeypatch: pytest.MonkeyPatch, is_signed: bool
+) -> None:
+    """Every number of a manifest changed in eight ways: what is served is what the source says, if bytecode
+    is compared with its checksum (VELO_VERIFY). A manifest with right checksums is believed about what lies
+    in a folder; even then each module's code is that of its file.
+    """
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    good = m.encode(environment.manifest())
+    origins = origins_of(environment)
+    assert served_wrongly(body, environment, good, origins) == []
+    assert environment.counts.served == len(origins), environment.counts.reasons
+    if is_signed:
+        origins = {}
+    tried = 0
+    for at in range(0, len(good), 8):
+        (word,) = struct.unpack_from("<Q", good, at)
+        for value in worse(word, len(good)):
+            raw = bytearray(good)
+            struct.pack_into("<Q", raw, at, value)
+            data = signed_again(raw) if is_signed else bytes(raw)
+            assert served_wrongly(body, environment, data, origins) == [], (at, word, value)
+            tried += 1
+    for size in range(0, len(good), 24):
+        assert served_wrongly(body, environment, good[:size], origins) == [], size
+        tried += 1
+    print(f"{tried} files, {ENDED[True]} of use so far, {ENDED[False]} not")
+    assert tried > 2000
+
+
+def test_no_byte_of_a_pack_can_make_code_wrong(
+    body: Any, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every byte of a pack changed under a stamp that holds, as a failing disk does it."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    environment.manifest()
+    pack = environment.folder / "packs" / "pack"
+    good = pack.read_bytes()
+    origins = origins_of(environment)
+    for at in range(len(good)):
+        for change in (1, 0x80):
+            data = good[:at] + bytes([good[at] ^ change]) + good[at + 1 :]
+            pack.write_bytes(data)
+            manifest = environment.described()
+            assert served_wrongly(body, environment, m.encode(manifest), origins) == [], (at, change)
+            assert len(origins) - 1 <= environment.counts.served <= len(origins)
 
 
 def test_the_finder_under_sanitizers(tmp_path: Path, environment: Environment) -> None:

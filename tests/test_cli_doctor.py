@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -18,8 +19,6 @@ def examine(
     velo: Velo, *flags: str, code: int = 0, **variables: str | None
 ) -> dict[str, list[dict[str, Any]]]:
     """The report by check; every complaint must have a hint."""
-    import json
-
     result = velo.command("doctor", "--python", velo.python, "--json", *flags, env=variables)
     assert result.code == code, result.stdout
     checks = json.loads(result.stdout)["checks"]
@@ -151,6 +150,34 @@ def test_a_damaged_manifest_is_found(velo: Velo, tree: Tree) -> None:
 
     assert "fail" in marks(found, "manifests")
     assert "warn" in marks(found, "hook")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "text"),
+    [
+        ("upper.velo", "manifests", "damaged"),
+        ("*.pack", "manifests", "packs were copied, restored or written to"),
+        ("*.pack", "hook", "pack missing"),
+        ("*.code", "hook code", "is damaged"),
+        ("remembered.table", "hook", "remembered: "),
+        ("learner", "learner", "does not work"),
+    ],
+)
+def test_the_damaged_file_is_named(velo: Velo, tree: Tree, pattern: str, name: str, text: str) -> None:
+    """Whatever a start reads and cannot use: programs run as without Velo, and here is why."""
+    tree.write({"app.py": "import helper, re", "helper.py": ""})
+    for _ in range(3):
+        velo.learn("app.py")
+    paths = [path for path in velo.home.rglob(pattern) if path.is_file()]
+    assert paths
+    for path in paths:
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    result = velo.command("doctor", "--python", velo.python, "--json")
+
+    findings = [check for check in json.loads(result.stdout)["checks"] if check["name"] == name]
+    assert any(each["mark"] != "ok" and text in each["text"] and each["hint"] for each in findings), findings
 
 
 def test_lost_packs_are_found(velo: Velo, tree: Tree) -> None:

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 from ..config.settings import Settings
 from ..errors import StoreMissing, VeloError
-from ..format.manifest import CHECK_NAMES, SITE, manifest_key
+from ..format.manifest import CHECK_NAMES, SITE, PackRecord, manifest_key
 from ..host.filesystems import filesystem_of
+from ..ingest.hookcode import is_whole
 from ..ingest.interpreter import Interpreter, probe
 from ..ingest.plan import default_check
 from ..launch.enable import enabled_files, find_sites
@@ -36,6 +37,12 @@ LAST_LEARN = "last-learn.json"
 QUARANTINE_SHOWN = 3
 DIFFERENCES_SHOWN = 3
 CHANGED = "import system changed"  # as the hook counts it
+DAMAGED = (
+    "manifest: ",
+    "remembered: ",
+    "pack missing",
+    "bytecode damaged",
+)  # what reasons of damage begin with
 
 
 class Finding(NamedTuple):
@@ -76,6 +83,7 @@ def examine(settings: Settings, python: str, environ: dict[str, str]) -> Iterato
     yield from supported(interpreter)
     yield from customizers(interpreter, environ)
     yield from hook(interpreter, settings, environ)
+    yield from hook_code(interpreter, settings)
     yield from manifests(interpreter, settings)
     yield from freshness(interpreter, settings)
     yield from comparisons(interpreter, settings)
@@ -283,10 +291,18 @@ def hook(interpreter: Interpreter, settings: Settings, environ: dict[str, str]) 
     if CHANGED in record["reasons"]:
         hint = "look for a .pth that replaces a part of importlib; programs run as without Velo"
         yield warn("hook", f"stands aside: {reasons}", hint)
-    elif record["errors"]:
+    elif record["errors"] or any(reason.startswith(DAMAGED) for reason in record["reasons"]):
         yield warn("hook", f"active, with faults: {reasons}", "run `velo ingest` for this environment")
     else:
         yield ok("hook", f"active, served {record['served']} modules" + (f"; {reasons}" if reasons else ""))
+
+
+def hook_code(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]:
+    """The hook's own bytecode: where it is damaged, programs do as well and take longer to start."""
+    path = Path(settings.home) / "run" / "hook" / f"{interpreter.build().tag}.code"
+    if path.exists() and not is_whole(path):
+        text = f"{path} is damaged: each start compiles the hook"
+        yield warn("hook code", text, "the next run that learns makes it again, or remove it")
 
 
 def manifests(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]:
@@ -312,6 +328,19 @@ def manifests(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]
         gone = [pack.name for pack in manifest.packs if not (packs / pack.name).exists()]
         if gone:
             yield warn("manifests", f"{path.name}: {len(gone)} packs are missing", "run `velo ingest` again")
+        changed = sum(not _is_as_written(packs / pack.name, pack) for pack in manifest.packs) - len(gone)
+        if changed:
+            text = f"{path.name}: {changed} packs were copied, restored or written to, and are not used"
+            yield warn("manifests", text, "run `velo verify`, then `velo ingest` again")
+
+
+def _is_as_written(path: Path, pack: PackRecord) -> bool:
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    stamp = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    return stamp == (pack.size, pack.mtime_ns, pack.ctime_ns, pack.ino)
 
 
 def freshness(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]:

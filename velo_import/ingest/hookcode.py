@@ -44,6 +44,15 @@ def place(store: Store, build: Build) -> Path:
     return store.run / "hook" / f"{build.tag}.code"
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a start will believe this file, as far as its checksum tells."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    return data[:8] == MAGIC and data[8:16] == _imp.source_hash(HASH_KEY, data[16:])
+
+
 def write(store: Store, interpreter: Interpreter) -> Path:
     """Compile the hook for one interpreter build and publish it; keeps the file that is there if it is equal.
 

@@ -43,7 +43,7 @@ def keep(path: Path, version: str, suite: Suite, result: PartResult) -> None:
         document: dict[str, Any] = json.loads(file.read() or '{"suites": {}}')
         document["python"] = version
         entry = document["suites"].setdefault(suite.name, {"parts": {}})
-        entry["source"] = suite.source
+        entry["source"] = suite.source or next(iter(suite.install), "")
         entry["parts"][result.name] = {**asdict(result), "revision": revision()}
         file.truncate(0)
         file.write(json.dumps(document, indent=1, sort_keys=True) + "\n")

@@ -121,6 +121,8 @@ class Place:
             shutil.copyfile(SETTINGS, self.here / "tests" / "velo_suite_settings.py")
         if kind != PLAIN:
             variables.update(VELO_HOME=str(self.home), VELO_STATS=str(statistics))
+        if not suite.is_enabled:  # as after `activate`: some suites start what they have installed
+            variables["PATH"] = os.pathsep.join((str(self.python.parent), os.environ.get("PATH", os.defpath)))
         if suite.is_enabled:
             environment = self.python.parents[1]
             disable(environment) if kind == PLAIN else enable(environment, str(self.home))

@@ -17,6 +17,7 @@ from velo_import.ingest.apply import IngestSummary
 from velo_import.ingest.scan import Area, scan
 from velo_import.ingest.secrets import is_key, is_secret
 from velo_import.ingest.selection import Selection
+from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 
 PRIVATE_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n"
@@ -156,6 +157,17 @@ def test_what_is_asked_for_is_taken_in_until_it_is_not_asked_for_any_more(projec
     assert is_in(store, "hunter2")
 
     assert kept(take(), project) == {"app.py"}
+
+
+def test_what_was_asked_for_once_is_not_taken_in_because_the_catalogue_forgot(project, store, take):
+    """What was asked for is in the catalogue alone; one that was made again knows nothing of it."""
+    project.write({"deploy": PRIVATE_KEY})
+    assert "deploy" in kept(take(include=["deploy"]), project)
+    Catalog.rebuild(store).close()
+
+    summary = take()
+    assert summary.secrets == [str(project.folder / "deploy")]
+    assert "deploy" not in kept(summary, project)
 
 
 def test_what_packages_bring_is_no_secret(take, project, site_packages, store, python):

@@ -46,6 +46,7 @@ from .links import note_links
 from .notes import forget_attempts
 from .owner import find_python, in_full
 from .plan import (
+    Draft,
     Plan,
     Unread,
     assemble,
@@ -317,7 +318,7 @@ class _Ingest:
                     for area in scanned.areas
                     if area.kind is not None
                 },
-                force=self.force or not self._is_chosen_as_before(),
+                force=self.force or not self._is_chosen_as_before(previous),
                 selection=self.selection,
             )
             plan = self._with_lost_content(plan)
@@ -429,10 +430,18 @@ class _Ingest:
             advance=report.advance,
         )
 
-    def _is_chosen_as_before(self) -> bool:
-        """Whether the patterns are those of last time; if not, what was taken in then may be a secret now."""
+    def _is_chosen_as_before(self, previous: Draft) -> bool:
+        """Whether the patterns are those of last time; if not, what was taken in then may be a secret now.
+
+        A catalogue that was made again does not know; then everything is looked at once more.
+        """
         last = _scan_record(self.catalog.manifests().get(self.key, {}), self.target)
-        return last is None or last.get("patterns") == self.patterns
+        if last is not None:
+            return last.get("patterns") == self.patterns
+        below = self.target.rstrip("/") + "/"
+        return not any(
+            path.startswith(below) and record.digest != NO_DIGEST for path, record in previous.files.items()
+        )
 
     def _remember(self, manifest: Manifest) -> None:
         """Note in the catalogue what was published, and which files were chosen."""

@@ -36,7 +36,7 @@ _TITLES = {
     "slowfs-1ms": "slow file system, 1 ms",
     "path50": "50 extra sys.path folders",
 }
-_STYLE = """
+STYLE = """
   .back { fill: #ffffff; stroke: #d0d7de } .text { fill: #1f2328 } .soft { fill: #59636e }
   .grid { stroke: #d8dee4 } .one { stroke: #59636e } .gain { fill: #1a7f64 } .loss { fill: #bc4c00 }
   .run { stroke: #1f2328 } .span { stroke: #8c959f }
@@ -67,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.docs.mkdir(parents=True, exist_ok=True)
     (options.docs / "benchmarks.svg").write_text(chart(joined(charted)), encoding="utf-8")
     (options.docs / "benchmarks.md").write_text(document(records), encoding="utf-8")
+    # The page about others uses our parts, so that both look alike.
+    from bench.peerchart import write
+
+    write(options.results, options.docs)
     shown = charted[0]["python"]
     print(f"{len(records)} results, {len(charted)} of them start-up; the chart shows Python {shown}")
     return 0
@@ -116,15 +120,17 @@ def chart(record: Mapping[str, Any]) -> str:
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}"'
         f' viewBox="0 0 {_WIDTH} {height}" role="img" aria-labelledby="title">',
-        f'<title id="title">{escape(_summary(record))}</title><style>{_STYLE}</style>',
+        f'<title id="title">{escape(_summary(record))}</title><style>{STYLE}</style>',
         f'<rect class="back" x="0.5" y="0.5" width="{_WIDTH - 1}" height="{height - 1}" rx="8"/>',
-        _text(
+        text_at(
             _MARGIN,
             30,
             f"Start-up of Python {record['python']} programs: how many times faster with Velo",
             "head",
         ),
-        _text(_MARGIN, 50, "longer is better; 1x is plain CPython in the same run; orange is a loss", "soft"),
+        text_at(
+            _MARGIN, 50, "longer is better; 1x is plain CPython in the same run; orange is a loss", "soft"
+        ),
     ]
     for number, (name, cell) in enumerate(panels.items()):
         x = _MARGIN + (number % _COLUMNS) * (panel_width + _MARGIN)
@@ -137,7 +143,7 @@ def chart(record: Mapping[str, Any]) -> str:
         "upright mark: the same with the launch of `velo run` included",
         f"{facts}, {machine.get('platform', '')}; {record['date']}; conditions: docs/benchmarks.md",
     )
-    out += [_text(_MARGIN, height - 54 + row * 17, note, "soft") for row, note in enumerate(notes)]
+    out += [text_at(_MARGIN, height - 54 + row * 17, note, "soft") for row, note in enumerate(notes)]
     out.append("</svg>\n")
     return "\n".join(out)
 
@@ -154,19 +160,19 @@ def _panel(name: str, cell: Mapping[str, Any], x: float, y: float, width: float,
     scale = (right - left) / top
     bars = {program: found["ratios"] for program, found in cell["programs"].items()}
     bottom = y + 40 + len(bars) * _ROW
-    yield _text(x, y + 20, _TITLES.get(name, name), "title")
-    yield _text(x + width, y + 20, f"geometric mean {times(cell['geometric_mean']['velo'])}", "end")
+    yield text_at(x, y + 20, _TITLES.get(name, name), "title")
+    yield text_at(x + width, y + 20, f"geometric mean {times(cell['geometric_mean']['velo'])}", "end")
     step = 1 if top <= 6 else 2 if top <= 12 else 5
     for tick in [*range(0, int(top) + 1, step), *([1] if step > 1 else [])]:
         at = left + tick * scale
         kind = "one" if tick == 1 else "grid"
         yield f'<line class="{kind}" x1="{at:.1f}" y1="{y + 32}" x2="{at:.1f}" y2="{bottom + 4}"/>'
-        yield _text(at, bottom + 18, f"{tick}x", "soft mid")
+        yield text_at(at, bottom + 18, f"{tick}x", "soft mid")
     for row, (program, ratios) in enumerate(bars.items()):
         middle = y + 40 + row * _ROW + _ROW / 2
         velo = ratios["velo"]
         kind = "gain" if velo["ratio"] >= 1 else "loss"
-        yield _text(left - 8, middle + 4, program, "end")
+        yield text_at(left - 8, middle + 4, program, "end")
         length = velo["ratio"] * scale
         place = f'x="{left:.1f}" y="{middle - 6:.1f}" width="{length:.1f}"'
         yield f'<rect class="{kind}" {place} height="12" rx="2"/>'
@@ -178,11 +184,11 @@ def _panel(name: str, cell: Mapping[str, Any], x: float, y: float, width: float,
                 f'<line class="run" stroke-width="2" x1="{at:.1f}" y1="{middle - 7:.1f}" x2="{at:.1f}"'
                 f' y2="{middle + 7:.1f}"/>'
             )
-        yield _text(x + width, middle + 4, f"{times(velo['ratio'])}", "end")
-    yield _text((left + right) / 2, bottom + 34, "times faster than plain", "soft mid")
+        yield text_at(x + width, middle + 4, f"{times(velo['ratio'])}", "end")
+    yield text_at((left + right) / 2, bottom + 34, "times faster than plain", "soft mid")
 
 
-def _text(x: float, y: float, words: str, kind: str) -> str:
+def text_at(x: float, y: float, words: str, kind: str) -> str:
     kind = kind if "soft" in kind else f"text {kind}"
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
 
@@ -201,14 +207,14 @@ def document(records: Sequence[Mapping[str, Any]]) -> str:
     ]
     for record in records:
         writer = _WRITERS[record["kind"]]
-        parts += [*_heading(record), *writer(record)]
+        parts += [*heading(record), *writer(record)]
     return "\n".join(parts)
 
 
 def _goals(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "## Goals\n"
     words = {True: "yes", False: "**no**", None: "not measured"}
-    yield from _table(
+    yield from table(
         ("goal", "measured", "reached"),
         [(v.goal, v.measured, words[v.reached]) for v in verdicts(records)],
         "lrl",
@@ -228,12 +234,12 @@ def _all_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     ]
     if rows:
         yield "Every program, cell and arm that was slower than plain Python:\n"
-        yield from _table(("Python", "cell", "arm", "program", "plain / arm"), rows, "llllr")
+        yield from table(("Python", "cell", "arm", "program", "plain / arm"), rows, "llllr")
     else:
         yield "None: no program was slower than plain Python in any cell.\n"
 
 
-def _heading(record: Mapping[str, Any]) -> Iterator[str]:
+def heading(record: Mapping[str, Any]) -> Iterator[str]:
     titles = {
         "startup": "Start-up",
         "coldread": "What a cold start reads",
@@ -244,6 +250,7 @@ def _heading(record: Mapping[str, Any]) -> Iterator[str]:
         "store": "Store",
         "gc": "Garbage collection",
         "upkeep": "Rebuild and verify",
+        "everybody": "Everybody",
     }
     machine = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record["machine"].items())
     yield f"## {titles[record['kind']]}, Python {record['python']}\n"
@@ -267,7 +274,7 @@ def _coldread(record: Mapping[str, Any]) -> Iterator[str]:
             for kind in kinds
         ]
         rows.append([f"**{program}**", *(f"**{found['wait_ms']:.1f}**" for found in arms.values())])
-        yield from _table(["files", *arms], rows, "l" + "r" * len(arms))
+        yield from table(["files", *arms], rows, "l" + "r" * len(arms))
         yield ""
     program, arms = next(iter(record["programs"].items()))
     for arm in ("plain", "unaided"):
@@ -291,7 +298,7 @@ def _coldread(record: Mapping[str, Any]) -> Iterator[str]:
             ]
             for group in groups
         ]
-        yield from _table(("from ms", "file", "pages", "waits", "ms", "share"), rows, "rlrrrr")
+        yield from table(("from ms", "file", "pages", "waits", "ms", "share"), rows, "rlrrrr")
 
 
 def _waited(total: Mapping[str, Any] | None) -> str:
@@ -311,7 +318,7 @@ def _startup(record: Mapping[str, Any]) -> Iterator[str]:
         rows = [_program_row(program, found, arms) for program, found in cell["programs"].items()]
         means = [f"**{times(cell['geometric_mean'][arm])}**" for arm in arms]
         rows.append(["geometric mean", "", *("" for _ in arms), *means])
-        yield from _table(head, rows, "l" + "r" * (len(head) - 1))
+        yield from table(head, rows, "l" + "r" * (len(head) - 1))
         yield from _counts(cell)
         busy = [
             p for p, found in cell["programs"].items() if found["checks"].get("learned_during_timed_runs")
@@ -321,7 +328,7 @@ def _startup(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _program_row(program: str, found: Mapping[str, Any], arms: Sequence[str]) -> list[str]:
-    milliseconds = [_span(found["arms"][arm], 1e3, 1) for arm in ("plain", *arms)]
+    milliseconds = [span_of(found["arms"][arm], 1e3, 1) for arm in ("plain", *arms)]
     ratios = []
     for arm in arms:
         ratio = found["ratios"][arm]
@@ -341,7 +348,7 @@ def _counts(cell: Mapping[str, Any]) -> Iterator[str]:
             for name, found in programs.items()
         ]
         yield "Requests that reached the file system (median):\n"
-        yield from _table(["program", *first], rows, "l" + "r" * len(first))
+        yield from table(["program", *first], rows, "l" + "r" * len(first))
     if "resident_pages" in first["plain"]["medians"]:
         medians = [arm["medians"] for found in programs.values() for arm in found["arms"].values()]
         worst = max(m["resident_pages"] / m["pages"] for m in medians)
@@ -371,7 +378,7 @@ def _profile(record: Mapping[str, Any]) -> Iterator[str]:
         rows.append([name, f"{total / 1e6:.1f}", *others, *shares, f"{empty / total:.1%}"])
     arms = [arm for arm in next(iter(programs.values())) if arm != "plain"]
     head = ["program", "plain", *(f"{arm} (plain / {arm})" for arm in arms), *parts, "start and exit"]
-    yield from _table(head, rows, "l" + "r" * (len(head) - 1))
+    yield from table(head, rows, "l" + "r" * (len(head) - 1))
 
 
 def _hook(record: Mapping[str, Any]) -> Iterator[str]:
@@ -381,7 +388,7 @@ def _hook(record: Mapping[str, Any]) -> Iterator[str]:
         ("opening the manifest", "manifest_open_us"),
     ):
         found = record[name]
-        rows.append((title, found.get("skipped") or _span(found.get("first", found), 1, 0) + " us"))
+        rows.append((title, found.get("skipped") or span_of(found.get("first", found), 1, 0) + " us"))
     rows.append(
         (
             "`python -c pass`, difference of processes",
@@ -390,7 +397,7 @@ def _hook(record: Mapping[str, Any]) -> Iterator[str]:
     )
     calls = record["system_calls"]
     rows.append(("file-related system calls added", calls.get("skipped") or str(calls["difference"])))
-    yield from _table(("hook", "lower quartile (p10-p90)"), rows, "lr")
+    yield from table(("hook", "lower quartile (p10-p90)"), rows, "lr")
     if calls.get("by_name"):
         yield "By name: " + ", ".join(f"{name} {count:+}" for name, count in calls["by_name"].items()) + ".\n"
     memory = [
@@ -398,7 +405,7 @@ def _hook(record: Mapping[str, Any]) -> Iterator[str]:
         for program, found in record["peak_memory"].items()
     ]
     if memory:
-        yield from _table(("peak memory", "plain MiB", "velo MiB", "velo / plain"), memory, "lrrr")
+        yield from table(("peak memory", "plain MiB", "velo MiB", "velo / plain"), memory, "lrrr")
 
 
 def _ingest(record: Mapping[str, Any]) -> Iterator[str]:
@@ -415,7 +422,7 @@ def _ingest(record: Mapping[str, Any]) -> Iterator[str]:
         label = {"pyc": "with .pyc", "bare": "without .pyc"}[kind]
         rows.append((f"learning {found['program']} {label}, CPU", f"{found['cpu_seconds']:.2f} s", modules))
     if rows:
-        yield from _table(("what", "figure", ""), rows, "lrr")
+        yield from table(("what", "figure", ""), rows, "lrr")
     if found := record.get("disk"):
         yield (
             f"{found['environments']} environments, each without one of the ten packages: allocated bytes of"
@@ -423,9 +430,9 @@ def _ingest(record: Mapping[str, Any]) -> Iterator[str]:
             " are uv's, *compiled* with `--compile-bytecode`. The store holds bytecode (that of the standard"
             " library too) unless it says *content only*, and lies beside the environments.\n"
         )
-        yield from _table(("disk", "figure", ""), list(disk_rows(found)), "lrr")
+        yield from table(("disk", "figure", ""), list(disk_rows(found)), "lrr")
         head = ("the store", "files", "blobs", "content", "stored", "on disk")
-        yield from _table(head, list(part_rows(found)), "lrrrrr")
+        yield from table(head, list(part_rows(found)), "lrrrrr")
         causes = {name: size for name, size in found["overhead"].items() if not name.startswith("of_")}
         total = sum(causes.values()) / found["blobs"]["blobs"]
         named = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in causes.items())
@@ -438,14 +445,14 @@ def _store(record: Mapping[str, Any]) -> Iterator[str]:
         " `velo` has flushed what it stored, and hashes what it reads but for *mapped*; `files` and"
         " `diskcache` do neither.\n"
     )
-    rows = [(name, _span(found, 1, 2) + " us") for name, found in record["microseconds"].items()]
+    rows = [(name, span_of(found, 1, 2) + " us") for name, found in record["microseconds"].items()]
     in_c = record["nanoseconds_in_c"]
-    rows.append(("find in the index, from C", in_c.get("skipped") or _span(in_c, 1, 1) + " ns"))
-    yield from _table(("arm", "lower quartile (p10-p90)"), rows, "lr")
+    rows.append(("find in the index, from C", in_c.get("skipped") or span_of(in_c, 1, 1) + " ns"))
+    yield from table(("arm", "lower quartile (p10-p90)"), rows, "lr")
 
 
 def _maintenance(record: Mapping[str, Any]) -> Iterator[str]:
-    yield from _table(HEAD, list(rows(record)), "lrrr")
+    yield from table(HEAD, list(rows(record)), "lrrr")
 
 
 _WRITERS = {
@@ -477,12 +484,12 @@ def _machinery(record: Mapping[str, Any]) -> Iterator[str]:
 _WRITERS |= {"machinery": _machinery, "gc": _maintenance, "upkeep": _maintenance}
 
 
-def _span(found: Mapping[str, float], factor: float, digits: int) -> str:
+def span_of(found: Mapping[str, float], factor: float, digits: int) -> str:
     values = [f"{found[name] * factor:.{digits}f}" for name in ("lower_quartile", "p10", "p90")]
     return f"{values[0]} ({values[1]}-{values[2]})"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> Iterator[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> Iterator[str]:
     yield "| " + " | ".join(head) + " |"
     yield "|" + "|".join("---:" if side == "r" else "---" for side in align) + "|"
     for row in rows:

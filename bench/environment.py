@@ -61,7 +61,7 @@ def build(work: Path, interpreter: Interpreter, kind: str, requirements: Sequenc
     """The environment of this kind, made if it is missing.
 
     Kinds: `pyc`, `bare`, `linked` and `linked-pyc` (by uv's hard links: bare, and compiled), `empty`, `mount`
-    (empty, to be mounted over).
+    (empty, to be mounted over; others that begin with it are others of that kind).
     `requirements` replaces the lock as the list of what to install; versions always come from the lock.
     """
     what_it_is = (LOCK.read_text(encoding="utf-8"), sorted(requirements), interpreter, kind)
@@ -72,7 +72,7 @@ def build(work: Path, interpreter: Interpreter, kind: str, requirements: Sequenc
     if ready.exists() and ready.read_text(encoding="utf-8") == digest:
         return environment
     shutil.rmtree(prefix, ignore_errors=True)
-    if kind in ("empty", "mount"):
+    if kind == "empty" or kind.startswith("mount"):
         _call([str(interpreter.executable), "-m", "venv", "--without-pip", str(prefix)])
     else:
         uv = find_uv()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -363,3 +365,103 @@ def test_touched_source_is_read_once(tree: Tree, velo: Velo) -> None:
     assert (touched.served, after.served) == (1, 1)
     assert touched.stdout != plain.stdout, "nothing was touched, so nothing was tried"
     assert after.answer == plain.answer
+
+
+def test_package_linked_from_another_version(tree: Tree, velo: Velo, site_packages: Tree) -> None:
+    """A new version as uv installs it: hard links into its cache, of the size and times that the old one had."""
+    tree.write({"app.py": "import library, library.deep; print(library.VERSION, library.deep.VERSION)"})
+    for version in (1, 2, 1):
+        shutil.rmtree(site_packages / "library", ignore_errors=True)
+        (site_packages / "library").mkdir()
+        for name in ("__init__.py", "deep.py"):
+            cached = tree / f"cache-{version}-{name}"
+            if not cached.exists():
+                cached.write_text(f"VERSION = {version}\n")
+                os.utime(cached, (315532800, 315532800))
+            os.link(cached, site_packages / "library" / name)
+
+        runs = velo.both("app.py", env=UNWRITTEN, served=2)
+
+        assert runs.second.stdout == f"{version} {version}\n"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_git_checkout(tree: Tree, velo: Velo) -> None:
+    """Branches that differ in text, in modules and in what is a package: each is seen at once."""
+
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=n", "-c", "user.email=n@example.org", "-c", "init.defaultBranch=one"]
+        subprocess.run(["git", *who, *words], cwd=tree.folder, check=True, capture_output=True)
+
+    show = "import part, box; print(part.VALUE, box.VALUE, getattr(box, '__path__', None))\n"
+    tree.write({"app.py": show, "part.py": "VALUE = 'one'\n", "box.py": "VALUE = 'file'\n"})
+    git("init", "-q")
+    git("add", "app.py", "part.py", "box.py")
+    git("commit", "-qm", "one")
+    git("checkout", "-qb", "two")
+    tree.write({"part.py": "VALUE = 'two'\n", "box.py": None, "box/__init__.py": "VALUE = 'folder'\n"})
+    git("add", "-A", "part.py", "box.py", "box/__init__.py")
+    git("commit", "-qm", "two")
+    for branch in ("two", "one", "two", "one"):
+        git("checkout", "-q", branch)
+        answer = velo.run("app.py", env=UNWRITTEN).answer
+        assert (
+            answer == velo.plain("app.py", env=UNWRITTEN).answer == velo.learn("app.py", env=UNWRITTEN).answer
+        )
+        assert answer[0].startswith(branch)
+
+
+def test_native_module_beside_a_source(tree: Tree, velo: Velo, base_python: Path) -> None:
+    """A compiled module that appears beside its source wins, and the source does once it is gone."""
+    tree.write(
+        {"app.py": "import xxlimited; print(xxlimited.__file__, type(xxlimited.__loader__).__mro__[-3:])"}
+    )
+    tree.write({"xxlimited.py": "VALUE = 'source'\n"})
+    ask = "import sys; print(*sys.path, sep=chr(10))"
+    folders = subprocess.check_output([base_python, "-c", ask], text=True).split("\n")
+    found = [path for folder in folders if folder for path in Path(folder).glob("xxlimited.*.so")]
+    if not found:
+        pytest.skip("this Python has no xxlimited")
+    assert velo.both("app.py").second.stdout.startswith(str(tree / "xxlimited.py"))
+
+    shutil.copy(found[0], tree / found[0].name)
+    assert ".so" in same_as_plain(velo, "app.py")
+    (tree / found[0].name).unlink()
+    assert same_as_plain(velo, "app.py").startswith(str(tree / "xxlimited.py"))
+
+
+@pytest.mark.parametrize("check", ["root", "none"])
+def test_what_the_other_checks_promise(tree: Tree, velo: Velo, site_packages: Tree, check: str) -> None:
+    """`root`: whatever changes is seen by the next program if the folder on the path has changed as well, as
+    it does when something is installed, and by a running one after `invalidate_caches`. `none`: only an ingest
+    makes it seen. Neither asks about the file itself.
+    """
+    env: dict[str, str | None] = {"VELO_CHECK": check, "PYTHONDONTWRITEBYTECODE": "1", "VELO_READONLY": "1"}
+    site_packages.write({"library/__init__.py": "", "library/deep.py": "VALUE = 1\n"})
+    tree.write(
+        {
+            "app.py": "from library.deep import VALUE; print(VALUE)\n",
+            "long.py": """
+                import importlib, sys
+                import library.deep
+                first = library.deep.VALUE
+                open(library.deep.__file__, "w").write("VALUE = 3\\n")
+                open(sys.argv[1], "w").close()
+                importlib.invalidate_caches()
+                del sys.modules["library.deep"], sys.modules["library"]
+                import library.deep
+                print(first, library.deep.VALUE)
+                """,
+        }
+    )
+    velo.ingest(velo.python.parents[1])
+    assert velo.run("app.py", env=env).stdout == "1\n"
+    site_packages.write({"library/deep.py": "VALUE = 2\n"})
+    assert velo.run("app.py", env=env).stdout == "1\n", "the file was asked after all"
+    site_packages.write({"library-2.dist-info/METADATA": ""})
+    assert velo.run("app.py", env=env).stdout == {"root": "2\n", "none": "1\n"}[check]
+
+    velo.ingest(velo.python.parents[1])
+    assert velo.run("app.py", env=env).stdout == "2\n"
+    marker = site_packages / "library-3.pth"
+    assert velo.run("long.py", marker, env=env).stdout == {"root": "2 3\n", "none": "2 2\n"}[check]

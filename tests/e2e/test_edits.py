@@ -368,7 +368,7 @@ def test_touched_source_is_read_once(tree: Tree, velo: Velo) -> None:
 
 
 def test_package_linked_from_another_version(tree: Tree, velo: Velo, site_packages: Tree) -> None:
-    """A new version as uv installs it: hard links into its cache, of the size and times that the old one had."""
+    """A new version as uv installs it: hard links into its cache, of the old one's size and times."""
     tree.write({"app.py": "import library, library.deep; print(library.VERSION, library.deep.VERSION)"})
     for version in (1, 2, 1):
         shutil.rmtree(site_packages / "library", ignore_errors=True)
@@ -433,8 +433,8 @@ def test_native_module_beside_a_source(tree: Tree, velo: Velo, base_python: Path
 @pytest.mark.parametrize("check", ["root", "none"])
 def test_what_the_other_checks_promise(tree: Tree, velo: Velo, site_packages: Tree, check: str) -> None:
     """`root`: whatever changes is seen by the next program if the folder on the path has changed as well, as
-    it does when something is installed, and by a running one after `invalidate_caches`. `none`: only an ingest
-    makes it seen. Neither asks about the file itself.
+    it does when something is installed, and by a running one after `invalidate_caches`. `none`: only after an
+    ingest. Neither asks about the file itself.
     """
     env: dict[str, str | None] = {"VELO_CHECK": check, "PYTHONDONTWRITEBYTECODE": "1", "VELO_READONLY": "1"}
     site_packages.write({"library/__init__.py": "", "library/deep.py": "VALUE = 1\n"})

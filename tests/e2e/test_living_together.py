@@ -274,6 +274,61 @@ def test_pdb(tree: Tree, velo: Velo) -> None:
     )
 
 
+def test_debugpy(tree: Tree, velo: Velo) -> None:
+    """A debugger that listens for its client, and traces what is imported meanwhile."""
+    bring(velo, "debugpy")
+    tree.write(
+        {
+            "app.py": """
+                import debugpy
+                debugpy.listen(("127.0.0.1", 0))
+                debugpy.debug_this_thread()
+                import box.part
+                from _pydevd_bundle.pydevd_constants import get_global_debugger
+                print(box.part.outer(2), box.part.__file__, debugpy.is_client_connected())
+                print(get_global_debugger() is not None)
+                """,
+            "box/__init__.py": "",
+            "box/part.py": """
+                def outer(number):
+                    return 1 / number
+                """,
+        }
+    )
+
+    velo.both("-X", "frozen_modules=off", "app.py", served=50, same=untimed)
+
+
+def test_ddtrace(tree: Tree, velo: Velo) -> None:
+    """Its watchdog wraps finders and loaders of every module: hooks are called, with modules as they are."""
+    bring(velo, "ddtrace", "envier", "bytecode", "wrapt", "opentelemetry-api", "typing_extensions")
+    tree.write(
+        {
+            "app.py": """
+                from ddtrace.internal.module import ModuleWatchdog
+                import sys, importlib.resources
+                ModuleWatchdog.install()
+                def seen(module):
+                    print("imported", module.__name__, module.VALUE)
+                ModuleWatchdog.register_module_hook("box.part", seen)
+                import box.part, other
+                spec = box.part.__spec__
+                print(spec.origin, spec.has_location, box.part.__loader__ is spec.loader)
+                print(box.part.__loader__.get_source("box.part"), box.part.__loader__.is_package("box.part"))
+                print(importlib.resources.files("box").joinpath("data.txt").read_text())
+                """,
+            "box/__init__.py": "",
+            "box/part.py": "VALUE = 1\n",
+            "box/data.txt": "data",
+            "other.py": "",
+        }
+    )
+
+    velo.both(
+        "app.py", served=50, env={"DD_TRACE_ENABLED": "false", "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "0"}
+    )
+
+
 def test_profilers(tree: Tree, velo: Velo) -> None:
     """`cProfile` and `trace` count the same calls of the program's own functions."""
     tree.write(

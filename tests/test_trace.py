@@ -91,6 +91,22 @@ def test_who_served_it_and_why(tree: Tree, velo: Velo) -> None:
     assert "sys" in plain["processes"][0]["before"]
 
 
+def test_an_enabled_environment_is_traced_once(tree: Tree, velo: Velo) -> None:
+    """Where `velo enable` brings Velo in as well there is one trace all the same, and --plain is plain."""
+    tree.write(APP)
+    velo.learn("app.py")
+    velo.learn("app.py")
+    enabled = velo.command("enable", velo.python.parent.parent)
+    assert enabled.code == 0, enabled.stderr
+
+    accelerated, plain = traced(velo, "app.py"), traced(velo, "app.py", flags=("--plain",))
+
+    assert len(accelerated["processes"]) == len(plain["processes"]) == 1
+    assert modules(accelerated)["box.outer"]["served"] == "velo"
+    assert "velo" not in {each["served"] for each in modules(plain).values()}
+    assert velo.plain("app.py").stdout == "done\n"
+
+
 def test_native_modules_are_loaded(tree: Tree, velo: Velo) -> None:
     """What the system's loader takes is told apart from finding and running."""
     tree.write({"app.py": "import _ctypes\n"})

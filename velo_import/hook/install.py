@@ -128,11 +128,14 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
         load: gives the namespace of another module of the hook by its short name.
         started: when this start of Velo began, by `time.perf_counter_ns`, for VELO_STATS.
     """
-    trace = environ.get("VELO_TRACE")
-    tracer = load("trace")["start"](trace, mapping) if trace else None
-    if tracer is not None and tracer.is_plain:
-        tracer.begin(mapping)
-        return
+    tracer = None
+    if "VELO_TRACE" in environ:
+        tracing = load("trace")
+        tracer = tracing["start"](environ["VELO_TRACE"], mapping)
+        if environ["VELO_TRACE"].startswith(tracing["PLAIN"]):
+            if tracer is not None:
+                tracer.begin(mapping)
+            return
     if any(type(finder).__name__ in OUR_FINDERS for finder in sys.meta_path):
         return
     read_ahead(home)

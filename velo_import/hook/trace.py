@@ -172,6 +172,9 @@ class ModuleLock:
         finally:
             self.lock.release()
 
+    def __getattr__(self, name: str) -> "Any":
+        return getattr(self.lock, name)
+
 
 class Marshal:
     """Stands for `marshal` within importlib: to ask for `loads` is to begin to unmarshal."""
@@ -198,7 +201,7 @@ class Tracer:
         self.mode = "plain" if self.is_plain else mode
         self.threads: dict[int, Thread] = {}
         self.pending: list[tuple[int, Span]] = []
-        self.numbers = 0
+        self.numbers = iter(range(1, 1 << 62))  # threads take from it at the same time
         self.began = self.written = perf_counter_ns()
         self.path = f"{self.folder}/{getpid()}-{self.began}.trace"
         self.before: tuple[str, ...] = tuple(name for name in sys.modules if type(name) is str)
@@ -230,9 +233,8 @@ class Tracer:
         began = perf_counter_ns()
         thread = self.thread()
         stack = thread.stack
-        self.numbers += 1
         parent = stack[-1].number if stack else 0
-        span = Span(str.__str__(name), self.numbers, parent, began - thread.lost)
+        span = Span(str.__str__(name), next(self.numbers), parent, began - thread.lost)
         try:
             raise LookupError  # sys._getframe would be seen by auditors
         except LookupError as error:

@@ -19,7 +19,7 @@ from ..errors import VeloError
 SCHEMA = 1
 HEAD = "velo-trace 1"
 PHASES = ("find", "read", "unmarshal", "compile", "dlopen", "exec", "wait")
-NOT_ASKED = "another finder answered before Velo was asked"
+NOT_ASKED = "Velo was not asked: another finder was first, or it is sitecustomize"
 
 
 @dataclass

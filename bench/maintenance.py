@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What collecting garbage, making the catalogue again and verifying cost, as rows of a table.
+"""What collecting garbage, making the catalogue again, verifying and opening cost, as rows of a table.
 
 Pure: records of `bench.gc` and `bench.upkeep` in, words out. The surprise: the two count memory differently.
 A collection's is its own; of the others it is that of the largest process so far.
@@ -32,9 +32,9 @@ def rows(record: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         for kind, steps in record["steps"].items():
             for name, step in steps.items():
                 title = f"{_NAMES[name]}, {record['entries']:,} entries of {kind} packs"
-                yield _row(title, step, step["microseconds_per_entry"])
+                yield _row(title, step, None if name == "reopen" else step["microseconds_per_entry"])
 
 
-def _row(title: str, step: Mapping[str, Any], each: float) -> tuple[str, str, str, str]:
+def _row(title: str, step: Mapping[str, Any], each: float | None) -> tuple[str, str, str, str]:
     memory = f"{step['peak_mb']:.0f} MB" if "peak_mb" in step else f"{step['peak_mib']} MiB"
-    return title, f"{step['seconds']:.3f} s", f"{each:.2f} us", memory
+    return title, f"{step['seconds']:.3f} s", "" if each is None else f"{each:.2f} us", memory

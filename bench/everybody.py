@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import pagecache, records
-from bench.arms import CHECKOUT, clean_variables
+from bench.arms import CHECKOUT, clean_variables, find_velo
 from bench.environment import work_folder
 from bench.figures import geometric_mean, speedup, spread, times
 from bench.interpreters import Interpreter, find_interpreter
@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as mounts:
         workshop = Workshop(work, interpreter, options.velo, mounts)
         peers, record["peers"] = _peers(workshop, options.peers)
+        velo = find_velo(work / "homes", options.velo)
+        record["velo"] = velo.version if velo else "velo absent"
         series = Series(work, interpreter, peers, options.seed)
         scripts = {name: write_program(work / "programs", name) for name in programs}
         series.prepare(scripts)
@@ -106,6 +108,8 @@ class Series:
         self.plain = next(peer for peer in peers if peer.name == "plain")
         self.wanted: dict[str, tuple[int, bytes, bytes]] = {}
         self.failed: dict[tuple[str, str], str] = {}
+        self.resident: dict[str, float] = {}
+        self.paths: dict[str, list[Path]] = {}
 
     def prepare(self, scripts: Mapping[str, Path]) -> None:
         """What every run must print, and what each peer does beforehand for each program."""
@@ -130,12 +134,12 @@ class Series:
         for program, script in scripts.items():
             records.report_progress(f"{cell}: {program}")
             raw: dict[str, list[float]] = {}
-            for _ in range(runs):
+            for turn in range(runs):
                 order = [peer for peer in self.peers if (peer.name, program) not in self.failed]
                 self.dice.shuffle(order)
                 for peer in order:
                     if cell == "cold":
-                        self._cool(peer)
+                        self._cool(peer, is_proved=turn > 0)
                     sample = self._once(peer, program, script)
                     try:
                         self._check(peer, program, sample)
@@ -159,6 +163,8 @@ class Series:
             ]
             if ratios:
                 found["geometric_mean"][peer.name] = round(geometric_mean(ratios), 4)
+        if cell == "cold":
+            found["resident"] = self.resident
         return found
 
     def _once(self, peer: Peer, program: str, script: Path) -> Sample:
@@ -172,6 +178,8 @@ class Series:
         for text in (sample.stdout, sample.stderr):
             for place in sorted(map(str, peer.places), key=len, reverse=True):
                 text = text.replace(place.encode(), b"PACKAGES")
+            for changed, stock in peer.forgiven:
+                text = text.replace(changed, stock)
             texts.append(text)
         return sample.exit_code, texts[0], texts[1]
 
@@ -190,12 +198,19 @@ class Series:
             os.path.basename(word.strip("'\"")) if "/" in word else word for word in reason.split()
         )
 
-    def _cool(self, peer: Peer) -> None:
-        roots = [self.interpreter.stdlib, self.interpreter.executable, *peer.files]
-        roots += [self.interpreter.library] if self.interpreter.library else []
+    def _cool(self, peer: Peer, is_proved: bool) -> None:
+        """Drop what the peer's next start would read; `resident` keeps the most that stayed, by mincore."""
+        if not is_proved or peer.name not in self.paths:
+            roots = [self.interpreter.stdlib, self.interpreter.executable, *peer.files]
+            roots += [self.interpreter.library] if self.interpreter.library else []
+            self.paths[peer.name] = pagecache.files_below(roots)
         os.sync()
-        pagecache.evict(pagecache.files_below(roots))
+        paths = self.paths[peer.name]
+        pagecache.evict(paths)
         peer.cool()
+        if not is_proved:  # It takes longer than the start.
+            share = round(pagecache.residency(paths).share, 4)
+            self.resident[peer.name] = max(share, self.resident.get(peer.name, 0.0))
 
 
 def render(cell: str, found: Mapping[str, Any]) -> str:

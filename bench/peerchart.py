@@ -133,6 +133,9 @@ def _everybody(record: Mapping[str, Any]) -> Iterator[str]:
         rows.append(["geometric mean", "", *means])
         yield from table(["program", "plain ms", *peers], rows, "l" + "r" * (len(peers) + 1))
         yield from _verdict(cell, peers)
+        if resident := cell.get("resident"):
+            most = ", ".join(f"{peer} {100 * share:.1f} %" for peer, share in resident.items())
+            yield f"Still in memory after dropping, at most: {most}.\n"
         failed = [
             f"- {program} under {peer}: {why}"
             for program, each in cell["programs"].items()

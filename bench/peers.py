@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import pagecache
-from bench.arms import CHECKOUT, Velo, clean_variables, find_velo
+from bench.arms import CHECKOUT, Velo, clean_variables, find_velo, read_stats
 from bench.environment import Environment, build, find_uv
 from bench.interpreters import Interpreter
 from bench.measure import BenchmarkFault, run, settle
@@ -60,6 +60,8 @@ class Peer:
     options: tuple[str, ...] = ()
     # What one program needs beforehand, and the variables that are its own afterwards.
     learn: Callable[[str, Path, Mapping[str, str]], Mapping[str, str]] = lambda name, script, base: {}
+    # What the peer is known to change in a program's output, and is forgiven: from, to.
+    forgiven: tuple[tuple[bytes, bytes], ...] = ()
     files: tuple[Path, ...] = ()
     cool: Callable[[], None] = lambda: None
     own: dict[str, Mapping[str, str]] = field(default_factory=dict)
@@ -155,6 +157,7 @@ class Workshop:
         )
         peer = self._peer("zip", about, empty, {"PYTHONPATH": f"{archive}{os.pathsep}{rest}"})
         peer.places = (archive, rest)
+        peer.forgiven = ((b"__init__.pyc", b"__init__.py"),)  # `__file__` of a module with bytecode
         peer.files = (archive, rest)
         return peer
 
@@ -230,7 +233,10 @@ class Workshop:
             self._call([str(environment.python), "-c", dump], base)
             if not archive.exists():
                 raise BenchmarkFault("no archive was dumped")
-            return {"PYCDSMODE": "SHARE", "PYCDSARCHIVE": str(archive)}
+            shared = {"PYCDSMODE": "SHARE", "PYCDSARCHIVE": str(archive)}
+            proof = "import sys; sys.exit('CDSFinder' not in str(sys.meta_path))"
+            self._call([str(environment.python), "-c", proof], {**base, **shared})
+            return shared
 
         about = "code-data-share: code objects mapped into memory, no check of any source"
         peer = self._peer("pycds", about, environment)
@@ -268,7 +274,10 @@ class Workshop:
 
         def learn_and_pack(name: str, script: Path, base: Mapping[str, str]) -> Mapping[str, str]:
             learn(name, script, base)
-            velo.ask("pack", "--json", "--", *peer.command(script), variables=_without_velo(base))
+            done = velo.call("pack", "--json", "--", *peer.command(script), variables=_without_velo(base))
+            if done.returncode:
+                raise BenchmarkFault(f"velo pack failed: {done.stderr.strip()[-300:]}")
+            self._prove_served(peer, script, base)
             return {}
 
         peer.learn = learn_and_pack
@@ -289,10 +298,21 @@ class Workshop:
                     [*velo.command, "run", "--", *peer.command(script)], {**base, "VELO_HOME": str(home)}
                 )
                 settle()
+            self._prove_served(peer, script, base)
             return {}
 
         peer.learn = learn
         return peer
+
+    def _prove_served(self, peer: Peer, script: Path, base: Mapping[str, str]) -> None:
+        """No figure without modules that were served, nor with an error."""
+        stats = self.work / "stats.jsonl"
+        stats.unlink(missing_ok=True)
+        self._started(peer, script, {**base, **peer.variables, "VELO_STATS": str(stats)})
+        settle()
+        totals = read_stats(stats)
+        if not totals["served"] or totals["errors"]:
+            raise BenchmarkFault(f"not served: {totals}")
 
     def _find(self, home: Path) -> Velo:
         velo = find_velo(home, self.velo)

@@ -153,7 +153,14 @@ def _machinery(record: Mapping[str, Any]) -> Iterator[Verdict]:
     yield Verdict("an empty module >= 6x", times(ratio), ratio >= 6)
 
 
+def _metadata(record: Mapping[str, Any]) -> Iterator[Verdict]:
+    ratio = record["us"]["entry_points()"]["velo"]["ratio"]["ratio"]
+    goal = f"entry_points() over {record['distributions']} distributions >= 5x"
+    yield Verdict(goal, times(ratio), ratio >= 5)
+
+
 _JUDGES = {
+    "metadata": _metadata,
     "startup": _startup,
     "machinery": _machinery,
     "hook": _hook,

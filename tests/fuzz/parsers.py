@@ -21,8 +21,10 @@ from tests.support.stores import BUILD, digest_of, payload, source
 from tests.test_manifest_format import BUILD as MANIFEST_BUILD
 from tests.test_manifest_format import example
 from velo_import.errors import StoreCorrupt, VeloError
-from velo_import.format import blobindex, cbor, codec, manifest, pack, references, root, tree
+from velo_import.format import blobindex, cbor, codec, distributions, manifest, pack, references, root, tree
 from velo_import.hook import manifest as hook
+from velo_import.hook import mapping
+from velo_import.hook import metadata as hook_metadata
 from velo_import.ingest import notes
 from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter, open_pack
@@ -169,6 +171,54 @@ def _sample_manifests() -> Iterable[bytes]:
     yield manifest.encode(example()._replace(folders=(), files=(), packs=()))
 
 
+# -- distributions -----------------------------------------------------------------------------------
+
+_IDENTITY = b"identity of seventeen"
+
+
+def _parse_distributions(data: bytes) -> bool:
+    table = distributions.decode_distributions(data)
+    assert distributions.decode_distributions(distributions.encode_distributions(table)) == table
+    return True
+
+
+def _parse_distributions_in_the_hook(data: bytes) -> bool:
+    path = str(_scratch("metadata.table", data))
+    table = hook_metadata.Table(path, _IDENTITY, mapping, None)
+    for name in ("/environment", "/empty", "/absent"):
+        found = table.root(name)
+        for known in found.known if found else ():
+            assert len(known.points) % 3 == 0
+            assert "\0" not in known.source()
+    return True
+
+
+def _repair_distributions(data: bytes) -> bytes:
+    if len(data) < distributions.HEADER.size:
+        return data
+    data = _put(data, 16, len(data).to_bytes(8, "little"))
+    at = first = (distributions.HEADER.size + int.from_bytes(data[32:40], "little") + 7) // 8 * 8
+    while at + distributions.ROOT.size <= len(data):
+        length = int.from_bytes(data[at : at + 8], "little")
+        data = _put(data, at + 8, manifest.siphash(data[at + 16 : at + length]).to_bytes(8, "little"))
+        at += max(length, 8)
+    return _put(data, 24, manifest.siphash(data[32:first]).to_bytes(8, "little"))
+
+
+def _sample_distributions() -> Iterable[bytes]:
+    made = distributions.Distribution
+    stamp, points = (1, -2, 3, 4), ("group", "name", "value", "group", "other", "v\udc80")
+    any_size = (5, 6, 7, distributions.ANY_SIZE)
+    found = (
+        made("demo-1.dist-info", "demo", "Demo", "1", stamp, stamp, points),
+        made("other-2.egg-info", "other", "", "", (0, 0, 0, 0), any_size, ()),
+    )
+    roots = [distributions.Root("/empty", 1, True, 1, 2, 3, ())]
+    roots.append(distributions.Root("/environment", 0, False, -1, 2, 3, found))
+    yield distributions.encode_distributions(distributions.Table(_IDENTITY, roots))
+    yield distributions.encode_distributions(distributions.Table(_IDENTITY, ()))
+
+
 # -- everything else -------------------------------------------------------------------------------
 
 
@@ -285,6 +335,7 @@ def _sample_notes() -> Iterable[bytes]:
 _CORRUPT = (StoreCorrupt,)
 # What the finder answers with "not ours".
 _HOOK = (hook.Unusable, IndexError, ValueError)
+_HOOK_METADATA = (hook_metadata.Unusable, IndexError, ValueError)
 
 PARSERS = {
     "pack": Parser(_parse_pack, _CORRUPT, _repair_pack, _sample_packs),
@@ -300,5 +351,9 @@ PARSERS = {
     ),
     "index": Parser(_parse_blob_index, _CORRUPT, _repair_index, _sample_indexes),
     "frame": Parser(_parse_frame, _CORRUPT, _as_it_is, _sample_frames),
+    "distributions": Parser(_parse_distributions, _CORRUPT, _repair_distributions, _sample_distributions),
+    "hook-distributions": Parser(
+        _parse_distributions_in_the_hook, _HOOK_METADATA, _repair_distributions, _sample_distributions
+    ),
     "notes": Parser(_parse_notes, (VeloError,), _as_it_is, _sample_notes),
 }

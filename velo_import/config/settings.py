@@ -21,7 +21,7 @@ from .paths import PYPROJECT, configuration_files, default_home
 from .units import parse_size
 
 CHECKS = ("auto", "stat", "root", "none", "shadow")
-REMEMBERED = ("all", "none", "patterns", "sources")
+REMEMBERED = ("all", "none", "patterns", "sources", "metadata")
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def _check(raw: Any, base: str) -> str:
 
 
 def _remember(raw: Any, base: str) -> str:
-    if raw not in REMEMBERED:
-        raise ValueError(f"must be one of {', '.join(REMEMBERED)}")
+    if raw not in REMEMBERED and not (isinstance(raw, str) and {*raw.split(",")} <= {*REMEMBERED[2:]}):
+        raise ValueError(f"must be one of {', '.join(REMEMBERED)}, or several with commas")
     return str(raw)
 
 

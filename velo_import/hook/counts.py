@@ -18,12 +18,14 @@ class Counts:
     because a module whose import failed is in no other list at exit. `settle` is called with each served
     module, and `calm` says that nothing was taken apart at exit (calm.py). `absent` holds names that no
     folder was known to offer. `inputs` are patterns and source texts that could be remembered
-    (remembered.py), whose table `open_memory` opens at first use. `compared`, `differed` and `differences`
-    are about shadow mode (shadow.py), which sets `note_difference`.
+    (remembered.py), whose table `open_memory` opens at first use. `accelerate_metadata` is what changes
+    `importlib.metadata`, and `metadata` counts what it was answered (metadata.py). `compared`, `differed` and
+    `differences` are about shadow mode (shadow.py), which sets `note_difference`.
     """
 
     __slots__ = (
         "absent",
+        "accelerate_metadata",
         "calm",
         "compared",
         "deferred",
@@ -33,6 +35,7 @@ class Counts:
         "inputs",
         "install_us",
         "memory",
+        "metadata",
         "native",
         "note_difference",
         "open_memory",
@@ -52,6 +55,7 @@ class Counts:
         self.calm = False
         self.install_us = 0
         self.note_difference: Any = None
+        self.accelerate_metadata: Any = None
         self.memory: Memory | None = None
         self.open_memory: Callable[[], Memory] | None = None
         self.reset()
@@ -62,7 +66,7 @@ class Counts:
         self.reasons: dict[str, int] = {}
         self.wanted: dict[str, str] = {}
         self.absent: set[str] = set()
-        self.patterns = self.sources = self.compared = self.differed = 0
+        self.patterns = self.sources = self.metadata = self.compared = self.differed = 0
         self.differences: list[str] = []
         self.inputs: dict[bytes, None] = {}
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CHECKS = {"stat": STAT, "root": ROOT_ONLY, "none": NEVER}
+EVERY_KIND = "patterns,sources,metadata"
 OUR_FINDERS = ("VeloFinder", "LoggingFinder", "ShadowFinder")
 READABLE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
@@ -157,10 +158,15 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
         # Without a manifest the finder answers nothing, but notes what it could have answered.
         mode = environ.get("VELO_CHECK", "")
         wanted = environ.get("VELO_REMEMBER") or "all"
-        kinds = frozenset(("patterns", "sources") if wanted == "all" else (wanted,))
-        # What was remembered changes the code of three modules, which shadow mode would report.
-        if wanted in ("all", "patterns", "sources") and mode != "shadow":
+        kinds = frozenset((EVERY_KIND if wanted == "all" else wanted).split(","))
+        # Shadow mode would report what was remembered: it changes the code of modules.
+        if mode != "shadow" and ("patterns" in kinds or "sources" in kinds):
             counts.open_memory = lambda: open_memory(folders, key, identity, kinds, counts)
+        if mode != "shadow" and "metadata" in kinds:
+            table = f"{home}/manifests/v1/{key}/metadata.table"
+            counts.accelerate_metadata = lambda module: load("metadata")["accelerate"](
+                module, table, identity, counts, mapping, CHECKS.get(mode)
+            )
         finder = VeloFinder(manifests, counts, CHECKS.get(mode), stock_hooks(), details)
         log = load("log") if environ.get("VELO_LOG") else None
         if mode == "shadow":

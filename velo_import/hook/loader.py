@@ -13,7 +13,8 @@ import velo_import.hook.mapping as mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import CodeType
+    from _frozen_importlib import ModuleSpec
+    from types import CodeType, ModuleType
     from typing import Any
 
     from velo_import.hook.counts import Counts
@@ -24,6 +25,9 @@ HASH_KEY = 0x56454C4F
 REMEMBERED = frozenset(
     ("re._compiler", "re._parser", "re._constants", "re._casefix", "dataclasses", "collections")
 )
+
+# Asked for distributions, which are in the index as well (metadata.py).
+METADATA = frozenset(("importlib.metadata", "importlib_metadata"))
 
 
 def is_content_unchanged(path: str, records: memoryview, at: int) -> bool:
@@ -51,6 +55,12 @@ class VeloSourceLoader(SourceFileLoader):
     _at: int
     _counts: "Counts"
     _cached: str
+
+    def create_module(self, spec: "ModuleSpec") -> "ModuleType | None":
+        """None, as CPython's: a plain module object."""
+        if self.name in METADATA and self._counts.accelerate_metadata is not None:
+            self.__class__ = MetadataLoader
+        return None
 
     def get_code(self, fullname: str) -> "CodeType | None":
         """The module's code: from the pack while the source is unchanged, otherwise CPython's way."""
@@ -126,3 +136,18 @@ class VeloSourceLoader(SourceFileLoader):
 
     def __reduce__(self) -> "tuple[type, tuple[str, str]]":
         return SourceFileLoader, (self.name, self.path)
+
+
+class MetadataLoader(VeloSourceLoader):
+    """The loader of a module that is changed when its body has run; then again as the others."""
+
+    __slots__ = ()
+
+    def exec_module(self, module: "ModuleType") -> None:
+        """Run the module's body, and have it ask us first."""
+        self.__class__ = VeloSourceLoader  # type: ignore[assignment]
+        VeloSourceLoader.exec_module(self, module)
+        try:
+            self._counts.accelerate_metadata(module)
+        except Exception:
+            self._counts.errors += 1

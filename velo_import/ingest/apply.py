@@ -43,6 +43,7 @@ from .content import Contents, read_contents, settle_files
 from .distributions import INFO_SUFFIX, Labels
 from .interpreter import Interpreter, Probe
 from .links import note_links
+from .metadata import learn_distributions
 from .notes import forget_attempts
 from .owner import find_python, in_full
 from .plan import (
@@ -350,6 +351,7 @@ class _Ingest:
             changed = publish_manifest(self.path, encode(manifest))
             trim_upper(self.store, self.key, self.build, {folder.path for folder in scanned.folders})
             startup.write_notes(self.store, self.key, draft.codes)
+            self._learn_distributions()
         secrets = [shown(path) for path in sorted(plan.secrets + contents.secrets)]
         counts = {
             "files": scanned.file_count(),
@@ -442,6 +444,16 @@ class _Ingest:
         return not any(
             path.startswith(below) and record.digest != NO_DIGEST for path, record in previous.files.items()
         )
+
+    def _learn_distributions(self) -> None:
+        """What is installed, for programs that ask; the interpreter is started only if that has changed."""
+        python = self.interpreter
+        try:
+            learn_distributions(
+                self.store, self.key, self.build, python.executable, python.sys_path, python.stdlib
+            )
+        except (VeloError, OSError):
+            pass  # The programs ask Python, as ever, and have it learned.
 
     def _remember(self, manifest: Manifest) -> None:
         """Note in the catalogue what was published, and which files were chosen."""

@@ -31,6 +31,7 @@ from .codes import forget_damaged, merge_into, merge_packs, provide_codes, wante
 from .content import read_contents, settle_files
 from .distributions import Labels
 from .interpreter import Interpreter
+from .metadata import learn_distributions
 from .notes import Notes, joined, left_notes, names_of_left_notes, note_attempt, note_gain, parse_notes
 from .plan import Draft, FolderDraft, assemble, default_check, only_folders, plan_ingest, with_other
 from .publish import BASE, UPPER, is_hook_current, publish_manifest, published_draft, shown
@@ -130,7 +131,7 @@ def _learn_locked(
                 note_attempt(store, key, tuple(mark for mark in parsed.marks if mark not in noted))
                 summary = _Learning(parsed, store, catalog, deadline).run()
                 summary = summary._replace(remembered=_remember(store, parsed))
-                if summary.published:
+                if _learn_distributions(store, parsed) or summary.published:
                     note_gain(store, key, parsed.marks)
                 waiting = list(left_notes(store, key))
                 if not waiting:
@@ -153,6 +154,16 @@ def _remember(store: Store, notes: Notes) -> int:
     except (VeloError, OSError):
         return 0  # Only this is not learned: the hook asks for it again, less and less often.
     return len(notes.inputs)
+
+
+def _learn_distributions(store: Store, notes: Notes) -> bool:
+    """Look at what is installed, if the program asked for that in vain; whether it was anything new."""
+    if not notes.metadata:
+        return False
+    try:
+        return learn_distributions(store, notes.key, notes.build, notes.executable, notes.path, notes.stdlib)
+    except (VeloError, OSError):
+        return False  # Only this is not learned: the hook asks for it again, less and less often.
 
 
 def _interpreter(notes: Notes) -> Interpreter:

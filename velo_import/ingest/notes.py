@@ -51,6 +51,7 @@ class Notes(NamedTuple):
     remember: str = ""  # `on`: the program remembers; `again`: and what is kept did not fit it.
     inputs: tuple[bytes, ...] = ()  # What it asked for in vain (FORMAT.md, section 10).
     starts: tuple[Start, ...] = ()
+    metadata: bool = False  # It asked what is installed, and what was learned of that did not fit.
 
 
 def parse_notes(data: bytes) -> Notes:
@@ -89,6 +90,7 @@ def parse_notes(data: bytes) -> Notes:
             said.get("remember", [""])[0],
             tuple(bytes.fromhex(key) for key in said.get("input", ())),
             tuple(_starts(said, tuple(dict.fromkeys(origin for _, origin in modules)))),
+            "metadata" in said,
         )
     except (KeyError, ValueError) as error:
         raise VeloError(f"the notes are damaged: {error}", hint=hint) from None
@@ -127,6 +129,7 @@ def joined(first: Notes, others: list[Notes]) -> Notes:
         remember=min((notes.remember for notes in alike if notes.remember), default=""),
         inputs=tuple(dict.fromkeys(key for notes in alike for key in notes.inputs)),
         starts=tuple(dict.fromkeys(start for notes in alike for start in notes.starts)),
+        metadata=any(notes.metadata for notes in alike),
     )
 
 

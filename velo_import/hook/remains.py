@@ -51,9 +51,7 @@ MEMORY_ONLY = frozenset(
     )
 )
 # Modules of the standard library with native types that write or tell somebody when destroyed.
-CAREFUL = frozenset(("_curses", "_dbm", "_gdbm", "_sqlite3", "_tkinter"))
-# Whose objects end a whole interpreter when destroyed; up to 3.12 a process with one left aborts.
-SUBINTERPRETERS = frozenset(("_interpreters", "_xxsubinterpreters"))
+CAREFUL = frozenset(("_curses", "_dbm", "_gdbm", "_sqlite3", "_tkinter", "_interpreters"))
 
 # Functions that tidy the tables of their own module when a referent goes, and do nothing else.
 TIDYING = frozenset(
@@ -91,7 +89,9 @@ def reason_to_tidy() -> str:
     """
     if mapping.look_at_remains is None:
         return "no native module"
-    if not SUBINTERPRETERS.isdisjoint(sys.modules):
+    if "_xxsubinterpreters" in sys.modules:
+        # Up to 3.12. Its objects end an interpreter when they are destroyed, and a process with one left
+        # aborts.
         return "subinterpreters"
     stdlib = stdlib_file.rpartition("/")[0] + "/lib-dynload/"
     packages = native_packages(stdlib)

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,10 @@ class Disk:
         subprocess.run(self._mount, check=True)
 
     def unmount(self) -> None:
-        subprocess.run(["umount", str(self.folder)], check=True)
+        """Others may look at all disks of a busy machine for a moment; then it is asked again."""
+        deadline = time.monotonic() + 20
+        while subprocess.run(["umount", str(self.folder)], check=time.monotonic() > deadline).returncode:
+            time.sleep(0.1)
 
 
 @contextmanager

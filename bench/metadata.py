@@ -50,7 +50,7 @@ print(process_time_ns() - begin, hash(repr(answer)))
 
 # Programs that look for plugins when they start; the last line says that they did.
 STARTS = {
-    "pytest": "import pytest; pytest.main(['--version'])",
+    "pytest": "import os, pytest; pytest.main(['--collect-only', '-q', os.devnull])",
     "stevedore": "from stevedore import EnabledExtensionManager as M; print(M('cliff.help', bool).names())",
     "opentelemetry": "from opentelemetry import trace, propagate; print(bool(trace.get_tracer(__name__)))",
 }
@@ -135,7 +135,10 @@ def measure_question(
     arms: Mapping[str, Arm], python: str, program: str, name: str, work: Path, runs: int
 ) -> dict[str, Any]:
     """Microseconds of one question in each arm, interleaved in random order; every answer is compared."""
-    command = [python, "-c", program, "-", name]
+    script = work / "program" / "ask.py"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(program)
+    command = [python, str(script), "-", name]
     for _ in range(_LEARNING_RUNS):
         asked(arms["velo"], command)
     stats = work / "stats.jsonl"

@@ -227,7 +227,7 @@ class Answers:
         self.path_type = self.names["pathlib"].PosixPath
         self.find_distributions = vars(PathFinder).get("find_distributions")
         self.replace()
-        self.stock = self.parts()
+        self.stock = [(look_up, name, look_up(name)) for look_up, name in self.watched()]
         # Nothing else than these attributes is set: without the calls that takes a third of the time, and a
         # tenth where each new distribution looks for abstract methods first (3.12, 3.13).
         made = [vars(names["EntryPoint"])["__init__"], vars(names["EntryPoint"])["_for"]]
@@ -276,19 +276,17 @@ class Answers:
         lookup.__init__ = __init__
         names["_unique"] = type(unique)(unique_everseen, *unique.args, **unique.keywords)
 
-    def parts(self) -> "list[Any]":
-        """Every part of the module that our answers stand for."""
-        names = self.names
-        parts = [names.get(name) for name in NAMES]
+    def watched(self) -> "list[tuple[Any, str]]":
+        """Where every part of the module is that our answers stand for: how to look it up, and its name."""
+        found = [(self.names.get, name) for name in NAMES]
         for name, members in PARTS.items():
-            table = vars(names[name])
-            parts += [table.get(member) for member in members]
-        return parts
+            found += [(vars(self.names[name]).get, member) for member in members]
+        return found
 
     def is_stock(self) -> bool:
         """Whether nobody has replaced anything, and nobody audits what is read."""
-        stock = self.stock
-        return not self.mapping.is_audited() and all(map(is_same, self.parts(), stock))
+        is_same = all(look_up(name) is stock for look_up, name, stock in self.stock)
+        return is_same and not self.mapping.is_audited()
 
     def is_only_finder(self) -> bool:
         """Whether distributions are found in folders of `sys.path` alone."""
@@ -510,10 +508,6 @@ class Answers:
                 points += self.made(learned, own, group)
         self.counts.metadata += 1
         return [Everything(points)]
-
-
-def is_same(one: "Any", other: "Any") -> bool:
-    return one is other
 
 
 def disguise(ours: "Any", stock: "Any") -> None:

@@ -50,7 +50,7 @@ print(process_time_ns() - begin, hash(repr(answer)))
 
 # Programs that look for plugins when they start; the last line says that they did.
 STARTS = {
-    "pytest": "import os, pytest; pytest.main(['--collect-only', '-q', os.devnull])",
+    "pytest": "import pytest; pytest.main(['--markers'])",
     "stevedore": "from stevedore import EnabledExtensionManager as M; print(M('cliff.help', bool).names())",
     "opentelemetry": "from opentelemetry import trace, propagate; print(bool(trace.get_tracer(__name__)))",
 }

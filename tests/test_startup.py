@@ -18,7 +18,7 @@ from velo_import.format.pack import COPIES
 from velo_import.ingest import startup
 from velo_import.ingest.notes import Start
 from velo_import.ingest.plan import Code
-from velo_import.ingest.startup import Kept, ahead_of, encode_note, joined, mark_of, named
+from velo_import.ingest.startup import Kept, Placed, ahead_of, encode_note, joined, mark_of, named
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 from velo_import.store.packs import open_pack
@@ -59,15 +59,19 @@ def test_ranges_become_whole_pages_and_neighbours_one() -> None:
 
 def test_reading_ahead_follows_the_start(tmp_path: Path) -> None:
     """First the interpreter and its libraries, then our files and bytecode, then native modules in the
-    order of import; a place in a pack is looked up and not remembered."""
+    order of import; a place in a pack is looked up and not remembered, and an image is read instead of it."""
     mapped = ((f"{name}", ((0, 4096),)) for name in ("/python", "/second.so", "/lib.so", "/first.so"))
-    start = Start("/", ("python",), ("/first.so", "/a.py", "/second.so"), tuple(mapped))
+    start = Start("/", ("python",), ("/first.so", "/a.py", "/b.py", "/second.so"), tuple(mapped))
     pack = PackRecord("ab/x.pack", "x", 1, 1, 1, 1)
 
-    found = ahead_of(start, {"/a.py": Code(pack, 160, 10, 0, 0)}, "/home", [("/own", [(0, 1)])])
+    codes = {"/a.py": Code(pack, 160, 10, 0, 0), "/b.py": Code(pack, 170, 10, 5, 6)}
+    images = Placed("/images", 100, {(5, 6): (1 << 20, 10)})
 
-    names = ["/python", "/lib.so", "/own", "/home/packs/v1/ab/x.pack", "/first.so", "/second.so"]
+    found = ahead_of(start, codes, images, "/home", [("/own", [(0, 1)])])
+
+    names = ["/python", "/lib.so", "/own", "/home/packs/v1/ab/x.pack", "/images", "/first.so", "/second.so"]
     assert [path for path, _ in found] == names
+    assert dict(found)["/images"] == [(0, 4096), (1 << 20, 4096)]
 
 
 @pytest.mark.core

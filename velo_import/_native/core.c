@@ -66,7 +66,7 @@ PyDoc_STRVAR(map_file_doc,
              "Map a regular file read-only. Gives the map and (uid, mode, size, mtime_ns, ctime_ns, ino).\n"
              "Symbolic links are not followed. Raises OSError.");
 
-PyObject *velo_map(State *state, PyObject *path, struct stat *status)
+PyObject *velo_map(State *state, PyObject *path, int is_writable, struct stat *status)
 {
     PyObject *map = NULL;
     int descriptor = open(PyBytes_AsString(path), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
@@ -82,7 +82,8 @@ PyObject *velo_map(State *state, PyObject *path, struct stat *status)
         goto done;
     ((Map *)map)->size = (Py_ssize_t)status->st_size;
     if (status->st_size > 0) {
-        void *start = mmap(NULL, (size_t)status->st_size, PROT_READ, MAP_SHARED, descriptor, 0);
+        void *start = mmap(NULL, (size_t)status->st_size, is_writable ? PROT_READ | PROT_WRITE : PROT_READ,
+                           is_writable ? MAP_PRIVATE : MAP_SHARED, descriptor, 0);
         if (start == MAP_FAILED)
             goto refused;
         ((Map *)map)->start = start;
@@ -98,13 +99,28 @@ done:
     return map;
 }
 
+Map *velo_map_private(State *state, PyObject *path, uid_t owner, int is_writable, struct stat *status)
+{
+    PyObject *raw = NULL;
+    if (!PyUnicode_FSConverter(path, &raw))
+        return NULL;
+    PyObject *map = velo_map(state, raw, is_writable, status);
+    Py_DECREF(raw);
+    if (map != NULL && ((status->st_uid != 0 && status->st_uid != geteuid() && status->st_uid != owner) ||
+                        (status->st_mode & 0022))) {
+        Py_CLEAR(map);
+        PyErr_SetString(state->unusable, "owner");
+    }
+    return (Map *)map;
+}
+
 static PyObject *map_file(PyObject *module, PyObject *argument)
 {
     char *path;
     if (PyBytes_AsStringAndSize(argument, &path, NULL) < 0) /* refuses a path with a NUL in it */
         return NULL;
     struct stat status;
-    PyObject *map = velo_map(PyModule_GetState(module), argument, &status);
+    PyObject *map = velo_map(PyModule_GetState(module), argument, 0, &status);
     if (map == NULL)
         return NULL;
     return Py_BuildValue("N(kkLLLK)", map, (unsigned long)status.st_uid, (unsigned long)status.st_mode,
@@ -255,14 +271,19 @@ PyDoc_STRVAR(is_audited_doc,
              "is_audited() -> bool\n\n"
              "Whether any audit hook is installed. None is called.");
 
-static PyObject *is_audited(PyObject *module, PyObject *unused)
+int velo_is_audited(void)
 {
     int is_listening = 0;
-    (void)module;
-    (void)unused;
     if (PySys_Audit("velo", "O&", refuse, &is_listening) < 0)
         PyErr_Clear();
-    return PyBool_FromLong(is_listening);
+    return is_listening;
+}
+
+static PyObject *is_audited(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyBool_FromLong(velo_is_audited());
 }
 
 PyDoc_STRVAR(take_lock_doc,
@@ -305,11 +326,6 @@ PyDoc_STRVAR(serve_doc,
              "The code of the module from its pack, counted; None where anything is out of the ordinary, and nothing\n"
              "has been done then. Raises what unmarshalling or an auditor raises.");
 
-PyDoc_STRVAR(map_private_doc,
-             "map_private(path: str, owner: int) -> tuple[Map, tuple[int, int, int, int]]\n\n"
-             "Map a file that only its owner (we, root, or the store's) could have written; with its size, times and\n"
-             "inode. Raises OSError and Unusable.");
-
 PyDoc_STRVAR(look_at_remains_doc,
              "look_at_remains(python_class: type, weak: type, function: type, stdlib: bytes, ignored: tuple,\n"
              "    get_objects: Callable[[], list], deep: bool) -> tuple[list, list, set[str]]\n\n"
@@ -322,7 +338,6 @@ PyDoc_STRVAR(look_at_remains_doc,
 
 static PyMethodDef functions[] = {
     {"map_file", map_file, METH_O, map_file_doc},
-    {"map_private", velo_map_private, METH_VARARGS, map_private_doc},
     {"is_unchanged", is_unchanged, METH_VARARGS, is_unchanged_doc},
     {"load_code", (PyCFunction)(void (*)(void))load_code, METH_FASTCALL, load_code_doc},
     {"serve", (PyCFunction)(void (*)(void))velo_serve, METH_FASTCALL, serve_doc},
@@ -355,7 +370,7 @@ static int module_exec(PyObject *module)
     state->open_event = PyUnicode_FromString("open");
     state->open_mode = PyUnicode_FromString("r");
     state->open_flags = PyLong_FromLong(O_RDONLY | O_CLOEXEC);
-    return PyErr_Occurred() || velo_add_finder(module, state) < 0 ? -1 : 0;
+    return PyErr_Occurred() || velo_add_images(module, state) < 0 || velo_add_finder(module, state) < 0 ? -1 : 0;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
@@ -366,6 +381,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
         Py_VISIT(state->manifest_type);
         Py_VISIT(state->folder_type);
         Py_VISIT(state->finder_type);
+        Py_VISIT(state->images_type);
         Py_VISIT(state->unusable);
         Py_VISIT(state->sys);
         Py_VISIT(state->loads);
@@ -383,6 +399,7 @@ static int module_clear(PyObject *module)
         Py_CLEAR(state->manifest_type);
         Py_CLEAR(state->folder_type);
         Py_CLEAR(state->finder_type);
+        Py_CLEAR(state->images_type);
         Py_CLEAR(state->unusable);
         Py_CLEAR(state->sys);
         Py_CLEAR(state->listdir);

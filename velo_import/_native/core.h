@@ -23,7 +23,7 @@ typedef struct {
 enum {
     SLASH, PYCACHE, INIT, PATH_HOOKS, META_PATH, SYS_PATH, PATH, NAME, PATH_IMPORTER_CACHE, PYCACHE_PREFIX, GET_CODE,
     EXEC_MODULE, SOURCE_TO_CODE, FIND_SPEC, LOADERS, FOLDER, AT, COUNTS, CACHED_PATH, SET_FILEATTR, LOCATIONS, ORIGIN,
-    SERVED, NATIVE, ERRORS, SETTLE, TEXTS
+    SERVED, NATIVE, ERRORS, SETTLE, IMAGE_FILE, IMAGES, TEXTS
 };
 
 typedef struct {
@@ -31,6 +31,7 @@ typedef struct {
     PyObject *manifest_type;
     PyObject *folder_type;
     PyObject *finder_type;
+    PyObject *images_type;
     PyObject *unusable;   /* why a manifest or pack is not used; never leaves the hook */
     PyObject *sys;        /* the dictionary of `sys` */
     PyObject *listdir;    /* posix.listdir */
@@ -50,8 +51,13 @@ typedef struct {
 
 typedef enum { CHANGED, UNCHANGED, ANOTHER_STAMP, FAILED } Stamp;
 
-/* Map a regular file read-only; links are not followed. NULL with OSError set. */
-PyObject *velo_map(State *state, PyObject *path, struct stat *status);
+/* Map a regular file, for writing if asked: what is written stays in this process. Links are not followed. NULL with
+ * OSError set. */
+PyObject *velo_map(State *state, PyObject *path, int is_writable, struct stat *status);
+
+/* As `velo_map`, for a file that only its owner (we, root, or the store's) could have written; NULL with OSError or
+ * Unusable set. */
+Map *velo_map_private(State *state, PyObject *path, uid_t owner, int is_writable, struct stat *status);
 
 /* Whether the file has this stamp; a size of -1 is any size. Never FAILED. */
 Stamp velo_compare(const char *path, long long size, long long mtime, long long ctime, unsigned long long inode);
@@ -68,11 +74,18 @@ PyObject *velo_make_code(State *state, Map *pack, uint64_t start, uint64_t lengt
 /* An attribute of a module that every interpreter has loaded by now: to import it could run a program's hook. */
 PyObject *velo_loaded(const char *name, const char *attribute);
 
-/* Add the types of finder.c to the module. */
+/* Whether any audit hook is installed. None is called. */
+int velo_is_audited(void);
+
+/* The code of this source and bytecode out of an `Images`, with `path` as its file name; NULL without an exception
+ * where there is none. */
+PyObject *velo_image(State *state, PyObject *images, uint64_t source, uint64_t bytecode, PyObject *path);
+
+/* Add the types of images.c and finder.c to the module. */
+int velo_add_images(PyObject *module, State *state);
 int velo_add_finder(PyObject *module, State *state);
 
-/* map_private(path, owner) and serve(loader, fullname), see there. */
-PyObject *velo_map_private(PyObject *module, PyObject *arguments);
+/* serve(loader, fullname), see there. */
 PyObject *velo_serve(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 
 /* What is alive and would do something when destroyed; see remains.c. */

@@ -41,10 +41,14 @@ def serve(loader: Any, fullname: str, /) -> CodeType | None:
     has been done then. Raises what unmarshalling or an auditor raises.
     """
 
-def map_private(path: str, owner: int, /) -> tuple[Map, tuple[int, int, int, int]]:
-    """Map a file that only its owner, we, or root could have written; with its size, times and inode.
-    Raises OSError and Unusable.
-    """
+class Images:
+    """One mapped file of images (FORMAT.md, section 13). Raises OSError, and Unusable with the reason."""
+
+    def __init__(self, path: str, owner: int, identity: bytes, code_type: type, /) -> None: ...
+    def take(self, source_check: int, bytecode_check: int, path: str, /) -> CodeType | None:
+        """The code of this source and bytecode, with `path` as its file name; None where there is no image,
+        and the second time.
+        """
 
 # What follows has its twins, and its documentation, in velo_import/hook/manifest.py and finder.py.
 

@@ -134,37 +134,6 @@ static int set_unusable(State *state, const char *reason)
 
 /* -- manifest -------------------------------------------------------------------------------------------------- */
 
-/* Map a file that only its owner (we, root, or the store's) could have written. */
-static Map *map_private(State *state, PyObject *path, uid_t owner, struct stat *status)
-{
-    PyObject *raw = NULL;
-    if (!PyUnicode_FSConverter(path, &raw))
-        return NULL;
-    PyObject *map = velo_map(state, raw, status);
-    Py_DECREF(raw);
-    if (map != NULL && ((status->st_uid != 0 && status->st_uid != geteuid() && status->st_uid != owner) ||
-                        (status->st_mode & 0022))) {
-        Py_CLEAR(map);
-        set_unusable(state, "owner");
-    }
-    return (Map *)map;
-}
-
-PyObject *velo_map_private(PyObject *module, PyObject *arguments)
-{
-    State *state = PyModule_GetState(module);
-    PyObject *path;
-    unsigned long owner;
-    struct stat status;
-    if (!PyArg_ParseTuple(arguments, "Uk", &path, &owner))
-        return NULL;
-    Map *map = map_private(state, path, (uid_t)owner, &status);
-    if (map == NULL)
-        return NULL;
-    return Py_BuildValue("N(LLLK)", (PyObject *)map, (long long)status.st_size, nanoseconds(MTIME(status)),
-                         nanoseconds(CTIME(status)), (unsigned long long)status.st_ino);
-}
-
 static void manifest_dealloc(PyObject *self)
 {
     Manifest *manifest = (Manifest *)self;
@@ -208,7 +177,7 @@ static PyObject *manifest_new(PyTypeObject *type, PyObject *arguments, PyObject 
     manifest->pack_folder = pack_folder;
     manifest->owner = (uid_t)owner;
     struct stat status;
-    manifest->map = map_private(state, path, manifest->owner, &status);
+    manifest->map = velo_map_private(state, path, manifest->owner, 0, &status);
     if (manifest->map == NULL)
         goto refused;
     velo_verdict verdict = velo_manifest_open(&manifest->content, (const uint8_t *)manifest->map->start,
@@ -251,7 +220,7 @@ static PyObject *manifest_pack(State *state, Manifest *manifest, uint64_t index)
     PyObject *name = text_of(pack.name);
     PyObject *path = name == NULL ? NULL : join(manifest->pack_folder, TEXT(state, SLASH), name);
     if (path != NULL)
-        map = (PyObject *)map_private(state, path, manifest->owner, &status);
+        map = (PyObject *)velo_map_private(state, path, manifest->owner, 0, &status);
     Py_XDECREF(path);
     Py_XDECREF(name);
     if (map != NULL && (pack.size != (uint64_t)status.st_size || pack.mtime != nanoseconds(MTIME(status)) ||
@@ -1365,6 +1334,29 @@ static int settle(State *state, PyObject *counts)
     return done == NULL ? -1 : 0;
 }
 
+/* The code of a record out of the images, which are opened for the first module; NULL without an exception where there
+ * is none, and where auditors would see that nothing is unmarshalled. */
+static PyObject *image_of(State *state, PyObject *counts, const uint8_t *record, PyObject *path)
+{
+    PyObject *images = PyObject_GetAttr(counts, TEXT(state, IMAGE_FILE)), *code = NULL;
+    if (images != NULL && images != Py_None && (PyObject *)Py_TYPE(images) != state->images_type) {
+        PyObject *opened = NULL;
+        if (PyObject_SetAttr(counts, TEXT(state, IMAGE_FILE), Py_None) == 0)
+            opened = PyObject_CallFunctionObjArgs(images, NULL);
+        if (opened != NULL && PyObject_SetAttr(counts, TEXT(state, IMAGE_FILE), opened) < 0)
+            Py_CLEAR(opened);
+        Py_DECREF(images);
+        images = opened;
+    }
+    if (images != NULL && (PyObject *)Py_TYPE(images) == state->images_type && !velo_is_audited())
+        code = velo_image(state, images, velo_word(record, VELO_SOURCE_CHECK), velo_word(record, VELO_BYTECODE_CHECK),
+                          path);
+    Py_XDECREF(images);
+    if (code != NULL && add_to_count(state, counts, IMAGES) < 0)
+        Py_CLEAR(code);
+    return code;
+}
+
 PyObject *velo_serve(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
     State *state = PyModule_GetState(module);
@@ -1403,9 +1395,12 @@ PyObject *velo_serve(PyObject *module, PyObject *const *arguments, Py_ssize_t co
                                       (long long)velo_word(record, VELO_MTIME),
                                       (long long)velo_word(record, VELO_CTIME), velo_word(record, VELO_INODE));
         if (stamp == UNCHANGED && settle(state, counts) == 0) {
-            velo_note_read(state, known->manifest->map, 0); /* the record was */
             Py_INCREF(pack);
-            code = velo_make_code(state, (Map *)pack, start, length, path, cached);
+            code = image_of(state, counts, record, path);
+            /* The record was read, and an image counts as what it stands for: maps are to be given back as often. */
+            velo_note_read(state, known->manifest->map, code == NULL ? 0 : (Py_ssize_t)length);
+            if (code == NULL && !PyErr_Occurred())
+                code = velo_make_code(state, (Map *)pack, start, length, path, cached);
             Py_DECREF(pack);
             if (code != NULL && add_to_count(state, counts, SERVED) < 0)
                 Py_CLEAR(code);
@@ -1548,6 +1543,8 @@ static const char *const texts[TEXTS] = {
     [NATIVE] = "native",
     [ERRORS] = "errors",
     [SETTLE] = "settle",
+    [IMAGE_FILE] = "image_file",
+    [IMAGES] = "images",
 };
 
 static PyObject *add_type(PyObject *module, PyType_Spec *spec, const char *name)

@@ -21,7 +21,7 @@ from .paths import PYPROJECT, configuration_files, default_home
 from .units import parse_size
 
 CHECKS = ("auto", "stat", "root", "none", "shadow")
-REMEMBERED = ("all", "none", "patterns", "sources", "metadata")
+REMEMBERED = ("all", "none", "patterns", "sources", "metadata", "images")
 
 
 @dataclass(frozen=True)

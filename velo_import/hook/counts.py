@@ -18,9 +18,10 @@ class Counts:
     because a module whose import failed is in no other list at exit. `settle` is called with each served
     module, and `calm` says that nothing was taken apart at exit (calm.py). `absent` holds names that no
     folder was known to offer. `inputs` are patterns and source texts that could be remembered
-    (remembered.py), whose table `open_memory` opens at first use. `accelerate_metadata` is what changes
-    `importlib.metadata`, and `metadata` counts what it was answered (metadata.py). `compared`, `differed` and
-    `differences` are about shadow mode (shadow.py), which sets `note_difference`.
+    (remembered.py), whose table `open_memory` opens at first use. `image_file` is what the native module
+    takes images of code from; until the first module is served, what opens it. `accelerate_metadata` is what
+    changes `importlib.metadata`, and `metadata` counts what it was answered (metadata.py). `compared`,
+    `differed` and `differences` are about shadow mode (shadow.py), which sets `note_difference`.
     """
 
     __slots__ = (
@@ -32,6 +33,8 @@ class Counts:
         "differed",
         "differences",
         "errors",
+        "image_file",
+        "images",
         "inputs",
         "install_us",
         "memory",
@@ -58,6 +61,7 @@ class Counts:
         self.accelerate_metadata: Any = None
         self.memory: Memory | None = None
         self.open_memory: Callable[[], Memory] | None = None
+        self.image_file: Any = None
         self.reset()
 
     def reset(self) -> None:
@@ -66,7 +70,7 @@ class Counts:
         self.reasons: dict[str, int] = {}
         self.wanted: dict[str, str] = {}
         self.absent: set[str] = set()
-        self.patterns = self.sources = self.metadata = self.compared = self.differed = 0
+        self.images = self.patterns = self.sources = self.metadata = self.compared = self.differed = 0
         self.differences: list[str] = []
         self.inputs: dict[bytes, None] = {}
 

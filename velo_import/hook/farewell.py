@@ -53,8 +53,8 @@ HASH_KEY = 0x56454C4F
 MOST_NOTES = 64
 MOST_WORDS = 64  # of a command line: what names the program comes first
 LARGEST_COMPARISON = 1 << 18
-NUMBERS: "tuple[str, ...]" = ("served", "deferred", "stale", "native", "errors", "patterns", "sources")
-NUMBERS += ("metadata", "install_us", "compared", "differed")
+NUMBERS: "tuple[str, ...]" = ("served", "deferred", "stale", "native", "errors", "images", "patterns")
+NUMBERS += ("sources", "metadata", "install_us", "compared", "differed")
 PAGE = sysconf("SC_PAGE_SIZE")
 SMALL_GAP = bytes(16)  # pages that were not used, between others that were
 IS_PRESENT = bytes(byte >> 7 for byte in range(256))
@@ -330,6 +330,8 @@ def take_notes(key: str, identity: bytes, counts: "Counts", mark: bytes) -> byte
         notes.append("remember=again" if "remembered" in counts.wanted else "remember=on")
     if "metadata" in counts.wanted:
         notes.append("metadata=again")
+    if counts.image_file or "images" in counts.wanted:
+        notes.append("images=again" if "images" in counts.wanted else "images=on")
     notes += [f"input={key.hex()}" for key in counts.inputs]
     notes += start_notes()
     return b"".join(fsencode(note) + b"\0" for note in notes)

@@ -23,7 +23,7 @@ from velo_import.hook.counts import Counts
 from velo_import.hook.finder import VeloFinder
 from velo_import.hook.manifest import HASH_KEY, NEVER, ROOT_ONLY, STAT, Manifest, Unusable
 from velo_import.hook.remains import reason_to_tidy
-from velo_import.hook.remembered import open_memory
+from velo_import.hook.remembered import open_images, open_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CHECKS = {"stat": STAT, "root": ROOT_ONLY, "none": NEVER}
-EVERY_KIND = "patterns,sources,metadata"
+EVERY_KIND = "patterns,sources,metadata,images"
 OUR_FINDERS = ("VeloFinder", "LoggingFinder", "ShadowFinder")
 READABLE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
@@ -167,6 +167,8 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
             counts.accelerate_metadata = lambda module: load("metadata")["accelerate"](
                 module, table, identity, counts, mapping, CHECKS.get(mode)
             )
+        if mode != "shadow" and "images" in kinds and mapping.Images is not None:
+            counts.image_file = lambda: open_images(folders, key, identity, counts)
         finder = VeloFinder(manifests, counts, CHECKS.get(mode), stock_hooks(), details)
         log = load("log") if environ.get("VELO_LOG") else None
         if mode == "shadow":

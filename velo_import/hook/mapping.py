@@ -228,15 +228,22 @@ def load_native(name: str, path: str) -> "Any":
     return module
 
 
+# Only native code can use images of code objects.
+Images: "Any" = None
+
+
 def use_native(path: str) -> "Any":
     """Replace these functions by the native module's; gives it, or None where it does not fit."""
     global is_audited, is_unchanged, load_code, look_at_remains, map_file, serve, set_loads, take_lock
+    global Images, Unusable
     try:
         native = load_native("velo_import._native.core", path)
         taken = native.map_file, native.is_unchanged, native.take_lock, native.load_code
         more = native.serve, native.is_audited, native.look_at_remains, native.set_loads
+        types = native.Images, native.Unusable
     except (AttributeError, ImportError, OSError, SystemError):  # AttributeError: built of older sources
         return None
     map_file, is_unchanged, take_lock, load_code = taken
     serve, is_audited, look_at_remains, set_loads = more
+    Images, Unusable = types  # type: ignore[misc]
     return native

@@ -69,26 +69,57 @@ def open_memory(
         folders: the stores, and whose files are believed in each.
         kinds: what may be answered: `patterns`, `sources`.
     """
-    heeded: Any = () if sys.flags.ignore_environment else environ
-    if "no_debug_ranges" in sys._xoptions or "PYTHONNODEBUGRANGES" in heeded:
-        # Remembered code has columns that this interpreter would have left out.
+    if not has_columns():
         kinds -= {"sources"}
     identity += b"\0" + sys.version.encode()
-    mapped: Any = None
+
+    def make(path: str, owner: int) -> "Memory":
+        return Memory(map_private(path, owner)[0], identity, kinds, counts)
+
+    made: Memory | None = first_usable(folders, key, "remembered", make, counts)
+    return Memory(None, identity, kinds, counts) if made is None else made
+
+
+def open_images(folders: "list[tuple[str, int]]", key: str, identity: bytes, counts: "Counts") -> "Any":
+    """The images of this environment's code, or None; as `open_memory`."""
+    jit: Any = getattr(sys, "_jit", None)
+    # Either would have changed the code objects when they were made.
+    if not has_columns() or (jit is not None and jit.is_enabled()):
+        return None
+    identity += b"\0" + sys.version.encode()
+
+    def make(path: str, owner: int) -> "Any":
+        return mapping.Images(path, owner, identity, type(make.__code__))
+
+    return first_usable(folders, key, "images", make, counts)
+
+
+def has_columns() -> bool:
+    """Whether this interpreter keeps columns; it would have left them out of code that was made elsewhere."""
+    heeded: Any = () if sys.flags.ignore_environment else environ
+    return not ("no_debug_ranges" in sys._xoptions or "PYTHONNODEBUGRANGES" in heeded)
+
+
+def first_usable(
+    folders: "list[tuple[str, int]]",
+    key: str,
+    name: str,
+    make: "Callable[[str, int], Any]",
+    counts: "Counts",
+) -> "Any":
+    """What `make` makes of the first file of this name that it can use; without any the learner is told."""
     for home, owner in folders:
         try:
-            path = f"{home}/manifests/v1/{key}/remembered.table"
-            mapped, _ = map_private(path, owner)
-            return Memory(mapped, identity, kinds, counts)
+            return make(f"{home}/manifests/v1/{key}/{name}.table", owner)
         except FileNotFoundError:
             continue
         except (OSError, ValueError, IndexError) as error:
             reason = type(error).__name__
         except Unusable as unusable:
             reason = str(unusable)
-        counts.reasons[f"remembered: {reason}"] = 1
-    counts.wanted["remembered"] = ""
-    return Memory(None, identity, kinds, counts)
+        counts.reasons[f"{name}: {reason}"] = 1
+    counts.wanted[name] = ""
+    return None
 
 
 class Memory:

@@ -13,8 +13,8 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from velo_import.errors import StoreLocked, VeloError
@@ -30,10 +30,11 @@ from . import hookcode, startup
 from .codes import forget_damaged, merge_into, merge_packs, provide_codes, wanted_sources
 from .content import read_contents, settle_files
 from .distributions import Labels
+from .imaging import image
 from .interpreter import Interpreter
 from .metadata import learn_distributions
 from .notes import Notes, joined, left_notes, names_of_left_notes, note_attempt, note_gain, parse_notes
-from .plan import Draft, FolderDraft, assemble, default_check, only_folders, plan_ingest, with_other
+from .plan import Code, Draft, FolderDraft, assemble, default_check, only_folders, plan_ingest, with_other
 from .publish import BASE, UPPER, is_hook_current, publish_manifest, published_draft, shown
 from .remembering import remember, remembered_path
 from .scan import Area, Scan, area_kind, scan
@@ -261,7 +262,9 @@ class _Learning:
         else:
             published = path.exists()
             path.unlink(missing_ok=True)
-        startup.write_notes(self.store, self.notes.key, {**self.base.codes, **upper.codes})
+        codes = {**self.base.codes, **upper.codes}
+        self._image(codes)
+        startup.write_notes(self.store, self.notes.key, codes)
         return LearnSummary(
             key=self.notes.key,
             prefix=self.notes.prefix,
@@ -281,6 +284,25 @@ class _Learning:
             seconds=0.0,
             cpu_seconds=0.0,
         )
+
+    def _image(self, codes: Mapping[str, Code]) -> None:
+        """Make images of what these programs start with. Not counted as a gain, as what is remembered."""
+        notes = self.notes
+        if not notes.images or time.monotonic() > self.deadline:
+            return
+        starts = [each.start for each in startup.kept(self.store, notes.key)]
+        starts = starts if notes.images == "again" else [*notes.starts]
+        wanted = dict.fromkeys(origin for start in starts for origin in start.origins)
+        with suppress(VeloError, OSError), startup.Payloads(self.store) as payloads:
+            image(
+                self.store,
+                notes.key,
+                notes.build,
+                notes.executable,
+                [codes[origin] for origin in wanted if origin in codes],
+                payloads.of,
+                anew=notes.images == "again",
+            )
 
     # -- which folders -----------------------------------------------------------------------------
 

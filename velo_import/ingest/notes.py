@@ -52,6 +52,7 @@ class Notes(NamedTuple):
     inputs: tuple[bytes, ...] = ()  # What it asked for in vain (FORMAT.md, section 10).
     starts: tuple[Start, ...] = ()
     metadata: bool = False  # It asked what is installed, and what was learned of that did not fit.
+    images: str = ""  # `on`: the program can use images of code; `again`: and what is kept did not fit it.
 
 
 def parse_notes(data: bytes) -> Notes:
@@ -91,6 +92,7 @@ def parse_notes(data: bytes) -> Notes:
             tuple(bytes.fromhex(key) for key in said.get("input", ())),
             tuple(_starts(said, tuple(dict.fromkeys(origin for _, origin in modules)))),
             "metadata" in said,
+            said.get("images", [""])[0],
         )
     except (KeyError, ValueError) as error:
         raise VeloError(f"the notes are damaged: {error}", hint=hint) from None
@@ -130,6 +132,7 @@ def joined(first: Notes, others: list[Notes]) -> Notes:
         inputs=tuple(dict.fromkeys(key for notes in alike for key in notes.inputs)),
         starts=tuple(dict.fromkeys(start for notes in alike for start in notes.starts)),
         metadata=any(notes.metadata for notes in alike),
+        images=min((notes.images for notes in alike if notes.images), default=""),
     )
 
 

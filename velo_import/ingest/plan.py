@@ -55,6 +55,11 @@ class Code(NamedTuple):
     source_check: int
     bytecode_check: int
 
+    @property
+    def checks(self) -> tuple[int, int]:
+        """What an image of this bytecode is known by."""
+        return self.source_check, self.bytecode_check
+
 
 class ModuleDraft(NamedTuple):
     """What a listing offers for one name; `path` is the file that wins, or empty."""

@@ -89,7 +89,7 @@ def _worked(executable: str, build: Build, inputs: list[bytes]) -> tuple[bytes, 
             check=True,
             timeout=PATIENCE_SECONDS,
         )
-        version, *answers = _split(done.stdout)
+        version, *answers = split_answer(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise VeloError(
             f"{executable} could not do the work to be remembered: {error}",
@@ -100,7 +100,12 @@ def _worked(executable: str, build: Build, inputs: list[bytes]) -> tuple[bytes, 
     return version, {**values, **dict(zip(rest[0::2], rest[1::2], strict=True))}
 
 
-def _split(data: bytes) -> list[bytes]:
+def split_answer(data: bytes) -> list[bytes]:
+    """The parts of what a worker writes: each behind its length.
+
+    Raises:
+        ValueError: the last part is not whole, or there is none.
+    """
     parts = []
     at = 0
     while at < len(data):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from velo_import.errors import StoreCorrupt, VeloError
 from velo_import.format import cbor
+from velo_import.format.images import Key
 from velo_import.format.manifest import HASH_KEY, Build, siphash
 from velo_import.format.pack import COPIES, Entry
 from velo_import.host.files import private_folder, publish, read_file, remove_quietly
@@ -23,6 +24,7 @@ from velo_import.store.layout import Store
 from velo_import.store.packs import PackFile, SealedPack, open_pack
 
 from .codes import bytecode_writer, pack_id, pack_record
+from .imaging import image_places, images_path
 from .notes import Start
 from .plan import SOURCE_SUFFIX, Code, Draft, with_other
 from .publish import BASE, UPPER, published_draft
@@ -137,20 +139,16 @@ def write_pack(
     Raises:
         VeloError: the store cannot be written.
     """
-    files = _Files(store)
     label = COPIES + " ".join(os.path.basename(word) or word for word in named(start.words))
-    try:
-        with bytecode_writer(store, label[:200], build) as writer:
-            for origin in start.origins:
-                code = draft.codes.get(origin)
-                if code is None or (code.pack.label.startswith(COPIES) and pack_id(code.pack) != replaced):
-                    continue
-                payload = files.payload(code)
-                if payload:
-                    writer.add(payload, source=draft.files[origin].digest)
-            return writer.seal()
-    finally:
-        files.close()
+    with Payloads(store) as payloads, bytecode_writer(store, label[:200], build) as writer:
+        for origin in start.origins:
+            code = draft.codes.get(origin)
+            if code is None or (code.pack.label.startswith(COPIES) and pack_id(code.pack) != replaced):
+                continue
+            payload = payloads.of(code)
+            if payload:
+                writer.add(payload, source=draft.files[origin].digest)
+        return writer.seal()
 
 
 def place_in_packs(draft: Draft, starts: Iterable[Kept], store: Store) -> None:
@@ -185,14 +183,17 @@ def place_in_packs(draft: Draft, starts: Iterable[Kept], store: Store) -> None:
                     )
 
 
-class _Files:
-    """Packs, open as long as they are read from."""
+class Payloads:
+    """Bytecode out of packs, which stay open as long as they are read from."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.opened: dict[str, tuple[PackFile, dict[int, Entry]] | None] = {}
 
-    def payload(self, code: Code) -> bytes:
+    def __enter__(self) -> Payloads:
+        return self
+
+    def of(self, code: Code) -> bytes:
         """Verified bytecode; nothing where the pack is no longer what it was."""
         name = pack_id(code.pack)
         if name not in self.opened:
@@ -209,7 +210,7 @@ class _Files:
         except (KeyError, OSError, VeloError):
             return b""
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         for opened in self.opened.values():
             if opened is not None:
                 opened[0].close()
@@ -226,9 +227,10 @@ def write_notes(store: Store, key: str, codes: Mapping[str, Code]) -> None:
         remove_quietly(store.run / "ahead" / _mark(each))
     folder = store.run / "ahead"
     own = [store.manifest_folder(key) / name for name in ("upper.velo", "base.velo", "remembered.table")]
+    images = Placed(str(images_path(store, key)), *image_places(store, key))
     for each in known[-MOST_STARTS:]:
         files = [(str(path), [(0, path.stat().st_size)]) for path in own if path.exists()]
-        data = encode_note(ahead_of(each.start, codes, str(store.home), files))
+        data = encode_note(ahead_of(each.start, codes, images, str(store.home), files))
         path = folder / _mark(each)
         with suppress(OSError):
             if read_file(path) == data:
@@ -237,11 +239,23 @@ def write_notes(store: Store, key: str, codes: Mapping[str, Code]) -> None:
         publish(path, [data], mode=0o600)
 
 
+class Placed(NamedTuple):
+    """The file of images, where its tables end, and where each image lies."""
+
+    path: str
+    tables: int
+    images: Mapping[Key, Range]
+
+
 def ahead_of(
-    start: Start, codes: Mapping[str, Code], home: str, own: list[tuple[str, list[Range]]]
+    start: Start,
+    codes: Mapping[str, Code],
+    placed: Placed,
+    home: str,
+    own: list[tuple[str, list[Range]]],
 ) -> list[tuple[str, list[Range]]]:
     """What to read ahead, in the order in which it is needed: the interpreter and all libraries, our own
-    files, bytecode, and native modules, which a start loads between the others.
+    files, bytecode or the images of it, and native modules, which a start loads between the others.
     """
     mapped = {path: joined(ranges) for path, ranges in start.mapped if not path.startswith(f"{home}/")}
     modules = [path for path in start.origins if path in mapped]
@@ -249,7 +263,9 @@ def ahead_of(
     packs: dict[str, list[Range]] = {}
     for origin in start.origins:
         code = codes.get(origin)
-        if code is not None:
+        if code is not None and code.checks in placed.images:
+            packs.setdefault(placed.path, [(0, placed.tables)]).append(placed.images[code.checks])
+        elif code is not None:
             packs.setdefault(f"{home}/packs/v1/{code.pack.name}", []).append((code.offset, code.length))
     return list(
         _limited(

@@ -24,7 +24,11 @@ from tests.support.stores import (
     temporaries,
 )
 from velo_import.format import manifest as manifests
+from velo_import.format.distributions import Table as Distributions
+from velo_import.format.distributions import encode_distributions
+from velo_import.format.images import Image, Images, encode_images, stamped_header
 from velo_import.format.manifest import Build, FileRecord, Manifest, PackRecord, encode
+from velo_import.format.remembered import Table, encode_table
 from velo_import.host import files
 from velo_import.host.files import Stamp, publish, stamp_of
 from velo_import.store import leases, quarantine
@@ -37,7 +41,18 @@ from velo_import.store.quarantine import quarantined
 from velo_import.store.reading import Reader
 from velo_import.store.repair import Outcome, repair
 from velo_import.store.twins import executable_twin
-from velo_import.store.verify import BLOB, MANIFEST, PACK, ROOT, TWIN, Subject, Verification, due, verify
+from velo_import.store.verify import (
+    BLOB,
+    MANIFEST,
+    PACK,
+    ROOT,
+    TABLE,
+    TWIN,
+    Subject,
+    Verification,
+    due,
+    verify,
+)
 
 TEXTS = [b"text %d\n" % number * (number % 50 + 1) for number in range(120)]
 DIGESTS = [digest_of(text) for text in TEXTS]
@@ -131,7 +146,7 @@ def test_a_sound_store_is_said_to_be_sound(store: Store, catalog: Catalog, tmp_p
 
     found = verify(store, catalog, jobs=2, progress=lambda *step: seen.append(step))
 
-    assert found.sound == {PACK: 2, BLOB: 1, TWIN: 0, MANIFEST: 1, ROOT: 0}
+    assert found.sound == {PACK: 2, BLOB: 1, TWIN: 0, MANIFEST: 1, ROOT: 0, TABLE: 0}
     assert (found.damaged, found.left, found.outdated, found.skipped) == ([], [], [], 0)
     assert seen[0] == (0, found.bytes) and seen[-1] == (found.bytes, found.bytes)
 
@@ -590,6 +605,34 @@ def test_a_damaged_manifest_is_put_aside(store: Store, catalog: Catalog, tmp_pat
     assert (outcome.is_healed, outcome.affected) == (False, ["/the/venv"])
     assert not path.exists()
     assert is_sound(store, catalog)
+
+
+@pytest.mark.parametrize("name", ["remembered.table", "images.table", "metadata.table"])
+def test_a_damaged_table_is_put_aside_and_made_again(store: Store, catalog: Catalog, name: str) -> None:
+    """Programs work without what was kept of their starts, and the next learner keeps it again."""
+    whole = {
+        "remembered.table": encode_table(Table(b"who", {b"Pkey": b"value"})),
+        "images.table": stamped_images(),
+        "metadata.table": encode_distributions(Distributions(b"who", ())),
+    }
+    path = store.manifest_folder("cpython-312-venv") / name
+    publish(path, [whole[name]])
+    assert is_sound(store, catalog)
+    flip_bit(path, len(whole[name]) - 1 if name == "images.table" else 30)
+
+    found, (outcome,) = repaired(store, catalog)
+
+    assert [damage.subject.kind for damage in found.damaged] == [TABLE]
+    assert (outcome.is_healed, outcome.affected) == (True, [])
+    assert not path.exists()
+    assert is_sound(store, catalog)
+
+
+def stamped_images() -> bytes:
+    image = Image(b"d" * 32, b"", b"", b"", b"", 0, b"m", ())
+    data = encode_images(Images(b"who", (1, 2, 3, 4), {(1, 2): image}))
+    header = stamped_header(data, 0, 0)
+    return header + bytes(data[len(header) :])
 
 
 def test_what_was_replaced_since_is_not_put_aside(store: Store, catalog: Catalog) -> None:

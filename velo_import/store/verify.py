@@ -21,7 +21,10 @@ from blake3 import blake3
 
 from ..errors import StoreCorrupt
 from ..format import manifest
+from ..format.distributions import decode_distributions
+from ..format.images import decode_images
 from ..format.pack import UnknownFormat
+from ..format.remembered import decode_table
 from ..format.root import decode_root
 from ..host.files import Stamp, open_quietly, read_file, stamp_of
 from .blobs import identify
@@ -29,8 +32,8 @@ from .catalog import LOOSE, PACKED, Catalog, Verified
 from .layout import Store
 from .packs import open_pack
 
-PACK, BLOB, TWIN, MANIFEST, ROOT = "pack", "blob", "twin", "manifest", "root"
-KINDS = (PACK, BLOB, TWIN, MANIFEST, ROOT)
+PACK, BLOB, TWIN, MANIFEST, ROOT, TABLE = "pack", "blob", "twin", "manifest", "root", "table"
+KINDS = (PACK, BLOB, TWIN, MANIFEST, ROOT, TABLE)
 # What is worth a record of when it was verified (FORMAT.md, section 5.4).
 _WHERE = {PACK: PACKED, BLOB: LOOSE, TWIN: 3, MANIFEST: 4}
 
@@ -108,7 +111,7 @@ def due(
     chosen = []
     rest = []
     for subject in subjects:
-        if subject.kind in (MANIFEST, ROOT):
+        if subject.kind in (MANIFEST, ROOT, TABLE):
             chosen.append(subject)  # They are small, and everything hangs on them.
             continue
         last = known.get(_key(subject))
@@ -212,6 +215,9 @@ def _key(subject: Subject) -> tuple[int, bytes]:
 def _subjects(store: Store) -> Iterator[Subject]:
     for path in sorted(store.manifests.glob("*/*.velo")):
         yield from _subject(MANIFEST, f"{path.parent.name}/{path.name}", str(path))
+    for name in _TABLES:
+        for path in sorted(store.manifests.glob(f"*/{name}")):
+            yield from _subject(TABLE, f"{path.parent.name}/{name}", str(path))
     for path in sorted(store.roots.glob("*.root")):
         yield from _subject(ROOT, path.name, str(path))
     for path in sorted(store.packs.glob("??/*.pack")):
@@ -304,7 +310,19 @@ def _judge_root(subject: Subject) -> str:
     return ""
 
 
+def _judge_table(subject: Subject) -> str:
+    _TABLES[os.path.basename(subject.name)](read_file(subject.path))
+    return ""
+
+
+# What is kept of starts beside the manifests of an environment.
+_TABLES: dict[str, Callable[[bytes], object]] = {
+    "remembered.table": decode_table,
+    "images.table": decode_images,
+    "metadata.table": decode_distributions,
+}
 _JUDGES = {
+    TABLE: _judge_table,
     PACK: _judge_pack,
     BLOB: _judge_blob,
     TWIN: _judge_blob,

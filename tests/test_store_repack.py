@@ -364,7 +364,7 @@ def test_kill_at_any_moment_loses_nothing(store: Store) -> None:
     used(store, contents)
     chance = random.Random(11)
     seen: set[int] = set()
-    for turn in range(8):
+    for turn in range(64):
         child = start(REPACK_FOREVER, store.home, str(turn))
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
@@ -374,7 +374,9 @@ def test_kill_at_any_moment_loses_nothing(store: Store) -> None:
         with Catalog.open(store) as catalog:
             everything(catalog, contents)
             seen |= codecs(catalog, contents)
-    assert seen == {pack.PLAIN, pack.ZSTD}  # it did work meanwhile
+        if turn >= 7 and len(seen) == 2:  # It did work meanwhile, if only slowly.
+            break
+    assert seen == {pack.PLAIN, pack.ZSTD}
 
 
 def test_gc_and_repack_agree(store: Store, catalog: Catalog) -> None:

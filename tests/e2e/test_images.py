@@ -394,7 +394,6 @@ def test_what_cannot_be_proved_gets_no_image(tree: Tree, velo: Velo, tmp_path: P
     assert not any(each["wanted"] for each in result.stats)
 
 
-@pytest.mark.core
 def test_no_number_in_the_file_is_believed(tree: Tree, velo: Velo) -> None:
     """Counts, offsets and indexes that lead anywhere but into the image: its module is unmarshalled."""
     tree.write({"rich.py": RICH, "app.py": "import rich; print(rich.plain(1, d=2), rich.Child().who())"})

@@ -262,7 +262,6 @@ def test_forked_children_and_subinterpreters(tree: Tree, velo: Velo, interpreter
     assert min(each["patterns"] for each in result.stats[:2]) >= 5
 
 
-@pytest.mark.core
 def test_damaged_tables_cost_speed_only(tree: Tree, velo: Velo) -> None:
     """Cut anywhere, or with any bit changed, the program runs as without Velo; and the learner mends it."""
     tree.write({"parts.py": PARTS, "app.py": SHOW})

@@ -51,9 +51,9 @@ VARIABLES = (
     ),
     Variable(
         REMEMBER,
-        "`all`, `none`, or some of `patterns`, `sources`, `metadata` with commas",
-        "which work of a start is done once and kept: compiling regular expressions, the text that "
-        "dataclasses and namedtuple make, and what `importlib.metadata` reads",
+        "`all`, `none`, or some of `images`, `patterns`, `sources`, `metadata` with commas",
+        "which work of a start is done once and kept: unmarshalling functions, compiling regular "
+        "expressions, the text that dataclasses and namedtuple make, and what `importlib.metadata` reads",
     ),
     Variable(CALM, "`0`", "leaves the garbage collector alone: as many collections as without Velo"),
     Variable(PACK, "folder", "set by `velo pack`: where each process leaves what its start needed"),

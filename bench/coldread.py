@@ -27,7 +27,7 @@ from bench import cells, pagecache, records
 from bench.arms import CHECKOUT, Arm, arms_of, clean_variables, find_velo
 from bench.environment import work_folder
 from bench.interpreters import find_interpreter
-from bench.measure import BenchmarkFault, become_subreaper, run, settle
+from bench.measure import BenchmarkFault, become_subreaper, run, run_as_program, settle
 from bench.programs import EXTRA, PROGRAMS, write_program
 
 _EVENTS = (
@@ -143,8 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reads = min(traced, key=lambda reads: sum(read.wait_ms for read in reads))
             found[arm.name] = summary(reads, names, str(home))
         print(render(program, found), flush=True)
-    if options.json:
-        records.save(Path(options.json).with_suffix(".json"), record)
+    records.keep(record, options.json)
     return 0
 
 
@@ -193,7 +192,4 @@ def render(program: str, arms: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkFault as fault:
-        sys.exit(f"error: {fault}")
+    run_as_program(main)

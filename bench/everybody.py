@@ -22,7 +22,7 @@ from bench.arms import CHECKOUT, clean_variables, find_velo
 from bench.environment import work_folder
 from bench.figures import geometric_mean, speedup, spread, times
 from bench.interpreters import Interpreter, find_interpreter
-from bench.measure import BenchmarkFault, Sample, become_subreaper, run, settle
+from bench.measure import BenchmarkFault, Sample, become_subreaper, run, run_as_program, settle
 from bench.peers import Peer, Unavailable, Workshop
 from bench.programs import PROGRAMS, write_program
 
@@ -61,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for cell in wanted_cells:
             record["cells"][cell] = series.measure(cell, scripts, options.runs)
             print(render(cell, record["cells"][cell]), flush=True)
-    if options.json:
-        records.save(Path(options.json).with_suffix(".json"), record)
+    records.keep(record, options.json)
     return 0
 
 
@@ -229,8 +228,4 @@ def render(cell: str, found: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        try:
-            sys.exit(main())
-        except BenchmarkFault as fault:
-            sys.exit(f"error: {fault}")
+    run_as_program(main)

@@ -26,7 +26,7 @@ from blake3 import blake3
 
 from bench import records
 from bench.arms import CHECKOUT
-from bench.measure import BenchmarkFault
+from bench.measure import BenchmarkFault, run_as_program
 from velo_import.format.manifest import Build, FileRecord, Manifest, encode
 from velo_import.host.files import publish
 from velo_import.store.catalog import Catalog
@@ -57,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             record["steps"][name] = _measured(name, home)
         check(home, options.blobs)
     print(render(record))
-    if options.json:
-        records.save(Path(options.json).with_suffix(".json"), record)
+    records.keep(record, options.json)
     return 0
 
 
@@ -195,7 +194,4 @@ def render(record: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkFault as fault:
-        sys.exit(f"error: {fault}")
+    run_as_program(main)

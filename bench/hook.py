@@ -28,7 +28,7 @@ from bench.arms import CHECKOUT, Arm, Velo, arms_of, clean_variables, find_velo,
 from bench.environment import Environment, build, work_folder
 from bench.figures import percentile, spread
 from bench.interpreters import find_interpreter
-from bench.measure import BenchmarkFault, become_subreaper, peak_memory, run, settle
+from bench.measure import BenchmarkFault, become_subreaper, peak_memory, run, run_as_program, settle
 from bench.programs import PROGRAMS, write_program
 
 _NOTHING = ("-c", "pass")
@@ -84,8 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name: memory(arms, environment, script) for name, script in scripts.items() if options.memory
     }
     print(render(record))
-    if options.json:
-        records.save(Path(options.json).with_suffix(".json"), record)
+    records.keep(record, options.json)
     return 0
 
 
@@ -229,7 +228,4 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkFault as fault:
-        sys.exit(f"error: {fault}")
+    run_as_program(main)

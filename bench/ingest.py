@@ -26,7 +26,7 @@ from bench.disk import disk, part_rows, rows
 from bench.environment import Environment, build, check_bare, work_folder
 from bench.figures import percentile
 from bench.interpreters import Interpreter, find_interpreter
-from bench.measure import BenchmarkFault, become_subreaper, run, settle
+from bench.measure import BenchmarkFault, become_subreaper, run, run_as_program, settle
 from bench.pagecache import files_below
 from bench.programs import PROGRAMS, write_program
 
@@ -68,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "disk" in parts:
         record["disk"] = disk(velo, work, interpreter, options.environments)
     print(render(record))
-    if options.json:
-        records.save(Path(options.json).with_suffix(".json"), record)
+    records.keep(record, options.json)
     return 0
 
 
@@ -271,7 +270,4 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkFault as fault:
-        sys.exit(f"error: {fault}")
+    run_as_program(main)

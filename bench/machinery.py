@@ -26,7 +26,7 @@ from bench.arms import CHECKOUT, Arm, clean_variables, find_velo, read_stats
 from bench.environment import work_folder
 from bench.figures import speedup, spread
 from bench.interpreters import find_interpreter
-from bench.measure import BenchmarkFault, become_subreaper, run, settle
+from bench.measure import BenchmarkFault, become_subreaper, run, run_as_program, settle
 
 MODULES = 1000
 _LEARNING_RUNS = 3
@@ -80,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name: instructions(arm, python, program) for name, arm in arms.items() if name in record["us"]
         }
     print(render(record))
-    if options.json:
-        records.save(Path(options.json).with_suffix(".json"), record)
+    records.keep(record, options.json)
     return 0
 
 
@@ -203,7 +202,4 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkFault as fault:
-        sys.exit(f"error: {fault}")
+    run_as_program(main)

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,15 @@ class Sample(NamedTuple):
 
 class BenchmarkFault(Exception):
     """A measurement that would not mean what its label says."""
+
+
+def run_as_program(main: Callable[[], int]) -> None:
+    """End this process with what `main` returns; a fault is one line, and stopping by hand is no fault."""
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            sys.exit(main())
+        except BenchmarkFault as fault:
+            sys.exit(f"error: {fault}")
 
 
 def become_subreaper() -> None:

@@ -26,7 +26,7 @@ from bench.arms import CHECKOUT, Arm, clean_variables, find_velo, read_stats
 from bench.environment import work_folder
 from bench.figures import speedup, spread
 from bench.interpreters import find_interpreter
-from bench.measure import BenchmarkFault, become_subreaper, run, settle
+from bench.measure import BenchmarkFault, become_subreaper, run, run_as_program, settle
 
 DISTRIBUTIONS = 80
 _WITH_ENTRY_POINTS = 3  # every third
@@ -81,8 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if (found := measure_start(arms, python, text, options.runs)) is not None
         }
     print(render(record))
-    if options.json:
-        records.save(Path(options.json).with_suffix(".json"), record)
+    records.keep(record, options.json)
     return 0
 
 
@@ -211,4 +210,4 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_program(main)

@@ -22,7 +22,7 @@ from bench import records
 from bench.arms import CHECKOUT, Arm, arms_of, clean_variables, find_velo, floor_arm
 from bench.environment import Environment, build, work_folder
 from bench.interpreters import find_interpreter
-from bench.measure import BenchmarkFault, become_subreaper, run, settle
+from bench.measure import BenchmarkFault, become_subreaper, run, run_as_program, settle
 from bench.programs import write_program
 
 # Inclusive cost of one C function of CPython -> what it stands for.
@@ -69,8 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             arm: count(arms[arm], environment, script, work) for arm in ("plain", "velo", "floor")
         }
     print(render(record["instructions"]))
-    if options.json:
-        records.save(Path(options.json).with_suffix(".json"), record)
+    records.keep(record, options.json)
     return 0
 
 
@@ -138,7 +137,4 @@ def render(instructions: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkFault as fault:
-        sys.exit(f"error: {fault}")
+    run_as_program(main)

@@ -90,6 +90,12 @@ def _without_folders(word: str) -> str:
     return os.path.basename(word) if os.path.isabs(word) else word
 
 
+def keep(record: Mapping[str, Any], name: str) -> None:
+    """Save the record as NAME.json; without a name nowhere."""
+    if name:
+        save(Path(name).with_suffix(".json"), record)
+
+
 def save(path: Path, record: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1, sort_keys=False) + "\n", encoding="utf-8")

@@ -13,7 +13,6 @@ told if it happened.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import random
 import sys
@@ -26,7 +25,7 @@ from bench.arms import CHECKOUT, Arm, Velo, arms_of, clean_variables, find_velo,
 from bench.environment import work_folder
 from bench.figures import Ratio, geometric_mean, losses, speedup, spread, times
 from bench.interpreters import find_interpreter
-from bench.measure import BenchmarkFault, Sample, become_subreaper, run, settle
+from bench.measure import BenchmarkFault, Sample, become_subreaper, run, run_as_program, settle
 from bench.programs import EXTRA, PROGRAMS, write_program
 
 _LEARNING_PASSES = 2
@@ -269,8 +268,4 @@ def _milliseconds(found: Mapping[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        try:
-            sys.exit(main())
-        except BenchmarkFault as fault:
-            sys.exit(f"error: {fault}")
+    run_as_program(main)

@@ -35,7 +35,7 @@ from blake3 import blake3
 from bench import records
 from bench.arms import CHECKOUT
 from bench.figures import spread
-from bench.measure import BenchmarkFault
+from bench.measure import BenchmarkFault, run_as_program
 from velo_import.format import codec
 from velo_import.store.catalog import Catalog
 from velo_import.store.index import BlobIndex, write_index
@@ -90,8 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _keep(record, "read", reading)
         record["nanoseconds_in_c"] = look_up_in_c(Path(folder, "velo-0"), asked, Path(folder))
     print(render(record))
-    if options.json:
-        records.save(Path(options.json).with_suffix(".json"), record)
+    records.keep(record, options.json)
     return 0
 
 
@@ -329,7 +328,4 @@ def render(record: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkFault as fault:
-        sys.exit(f"error: {fault}")
+    run_as_program(main)

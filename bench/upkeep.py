@@ -28,6 +28,7 @@ from blake3 import blake3
 
 from bench import records
 from bench.arms import CHECKOUT
+from bench.measure import run_as_program
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter
@@ -53,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fill(home, kind, options.entries)
             record["steps"][kind] = {name: _measured(name, home, options.entries) for name in _STEPS}
     print(render(record))
-    if options.json:
-        records.save(Path(options.json).with_suffix(".json"), record)
+    records.keep(record, options.json)
     return 0
 
 
@@ -164,4 +164,4 @@ def render(record: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_program(main)

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.running import Velo
+from tests.support.running import HAS_NATIVE, Velo
 from tests.support.tree import Tree
+
+NEEDS_NATIVE = pytest.mark.skipif(not HAS_NATIVE, reason="only native code can use images")
 
 
 def examine(
@@ -160,6 +162,7 @@ def test_a_damaged_manifest_is_found(velo: Velo, tree: Tree) -> None:
         ("*.pack", "hook", "pack missing"),
         ("*.code", "hook code", "is damaged"),
         ("remembered.table", "hook", "remembered: "),
+        pytest.param("images.table", "hook", "images: ", marks=NEEDS_NATIVE),
         ("learner", "learner", "does not work"),
     ],
 )

@@ -12,13 +12,11 @@ from struct import Struct, pack_into, unpack_from
 import pytest
 
 from tests.support.interpreters import Interpreter
-from tests.support.running import CHECKOUT, Result, Velo
+from tests.support.running import HAS_NATIVE, Result, Velo
 from tests.support.tree import Tree
 from velo_import.format.images import HEADER, decode_images, stamped_header
 
-pytestmark = pytest.mark.skipif(
-    not any((CHECKOUT / "velo_import/_native").glob("core.*so")), reason="only native code can use images"
-)
+pytestmark = pytest.mark.skipif(not HAS_NATIVE, reason="only native code can use images")
 
 # Every kind of body, constant and variable that a compiler makes code objects of.
 RICH = '''

@@ -11,7 +11,7 @@ from struct import Struct
 import pytest
 
 from tests.support.interpreters import Interpreter
-from tests.support.running import CHECKOUT, Result, Velo
+from tests.support.running import HAS_NATIVE, Result, Velo
 from tests.support.tree import Tree
 
 PARTS = '''
@@ -82,7 +82,7 @@ def taught(velo: Velo, *arguments: str, **options: object) -> Result:
 @pytest.fixture(autouse=True)
 def _can_tell_auditors(interpreter: Interpreter) -> None:
     """From 3.14 on only the native module can tell whether somebody audits; its twin remembers nothing."""
-    if interpreter.version >= (3, 14) and not any((CHECKOUT / "velo_import/_native").glob("core.*so")):
+    if interpreter.version >= (3, 14) and not HAS_NATIVE:
         pytest.skip("needs the native module on this interpreter")
 
 

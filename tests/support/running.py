@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+HAS_NATIVE = any((CHECKOUT / "velo_import/_native").glob("core.*so"))
 LIMIT = 60  # Seconds. Nothing here takes two; what takes sixty hangs.
 # Set on many machines; each of them changes what a start-up does.
 UNWANTED = re.compile(r"PYTHON|VELO_|NODE_|VIRTUAL_ENV$|LD_PRELOAD$|COVERAGE_|PYTEST_|COLUMNS$")

@@ -40,6 +40,7 @@ CHANGED = "import system changed"  # as the hook counts it
 DAMAGED = (
     "manifest: ",
     "remembered: ",
+    "images: ",
     "pack missing",
     "bytecode damaged",
 )  # what reasons of damage begin with

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support import interpreters, sid
 from tests.support.interpreters import Interpreter
-from tests.support.running import Both, Result, Velo
+from tests.support.running import HAS_NATIVE, Both, Result, Velo
 from tests.support.tree import Tree, make_environment
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
@@ -51,6 +51,13 @@ def interpreter(request: pytest.FixtureRequest) -> Interpreter:
     """Who runs the story: version and brand."""
     found: Interpreter = request.param
     return found
+
+
+@pytest.fixture
+def can_tell_auditors(interpreter: Interpreter) -> None:
+    """From 3.14 on only the native module can tell whether somebody audits; its twin stands aside then."""
+    if interpreter.version >= (3, 14) and not HAS_NATIVE:
+        pytest.skip("needs the native module on this interpreter")
 
 
 @pytest.fixture

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from bench import peerchart
-from bench.everybody import Series
 from bench.interpreters import Interpreter, probe
 from bench.measure import BenchmarkFault
 from bench.peers import Peer, Unavailable, Workshop
 from bench.programs import STDLIB_PROGRAM, write_program
+
+pytest.importorskip("pyperf", reason="the extra `bench` is not installed")
+
+from bench.everybody import Series
 
 
 def interpreter() -> Interpreter:

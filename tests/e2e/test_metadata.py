@@ -16,6 +16,8 @@ import pytest
 from tests.support.running import VELO, Result, Velo
 from tests.support.tree import Tree
 
+pytestmark = pytest.mark.usefixtures("can_tell_auditors")
+
 # Asks everything that can be asked, in every way, and prints one line for each answer or error.
 PROBE = """
 import importlib, os, pickle, re, sys, warnings

@@ -11,8 +11,10 @@ from struct import Struct
 import pytest
 
 from tests.support.interpreters import Interpreter
-from tests.support.running import HAS_NATIVE, Result, Velo
+from tests.support.running import Result, Velo
 from tests.support.tree import Tree
+
+pytestmark = pytest.mark.usefixtures("can_tell_auditors")
 
 PARTS = '''
     import collections
@@ -77,13 +79,6 @@ def taught(velo: Velo, *arguments: str, **options: object) -> Result:
         assert result.answer == plain.answer
         assert result.errors == 0, result.stats
     return result
-
-
-@pytest.fixture(autouse=True)
-def _can_tell_auditors(interpreter: Interpreter) -> None:
-    """From 3.14 on only the native module can tell whether somebody audits; its twin remembers nothing."""
-    if interpreter.version >= (3, 14) and not HAS_NATIVE:
-        pytest.skip("needs the native module on this interpreter")
 
 
 def counted(result: Result, kind: str) -> int:

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ def open_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="velo-shared-"))
     folder.chmod(0o755)
     yield folder
-    shutil.rmtree(folder)
+    end = time.monotonic() + 30
+    while folder.exists():  # A stranger's learner may still be writing there.
+        shutil.rmtree(folder, ignore_errors=time.monotonic() < end)
 
 
 def stranger() -> None:

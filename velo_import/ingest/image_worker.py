@@ -13,10 +13,12 @@ What differs between the two must be a pointer we know, or a place that CPython 
 
 import marshal
 import sys
+from operator import attrgetter
 from struct import Struct
 
 try:
     import ctypes
+    from array import array
 
     can_look = True
 except ImportError:  # Built without libffi.
@@ -33,100 +35,99 @@ CODE: "type[CodeType]" = type((lambda: None).__code__)
 WORD = Struct("<Q")
 # Begins so high that no program gets it down to 0, and below the bit that says "immortal" from 3.12 on.
 REFERENCES = 1 << 29
-GC_HEADER = 16  # Before objects that the collector may list; zeros: it does not list them.
-HASH = 24  # Where bytes and strings keep their hash: -1 until somebody asks.
+KIND = 1  # The word of an object that points to its type.
+HASH = slice(24, 32)  # Where bytes and strings, and tuples from 3.14 on, keep their hash.
+UNKNOWN_HASH = b"\xff" * 8  # Until somebody asks.
 INTERNED = b"tAZ"  # How marshal marks interned strings.
-# CPython 3.11 to 3.15, Include/cpython/code.h: consts, names, exceptiontable, localsplusnames,
-# localspluskinds, filename, name, qualname, linetable.
-POINTERS = (24, 32, 40, 96, 104, 112, 120, 128, 136)
-FILE_NAME = 112
-VISIBLE = {24: "co_consts", 32: "co_names", 40: "co_exceptiontable", FILE_NAME: "co_filename"}
-VISIBLE |= {120: "co_name", 128: "co_qualname", 136: "co_linetable"}
+# What a code object points to, in CPython 3.11 to 3.15, Include/cpython/code.h: consts, names,
+# exceptiontable; localsplusnames, localspluskinds, filename, name, qualname, linetable.
+POINTERS = Struct("<24x3Q48x6Q")
+POINTER_BYTES = (slice(24, 48), slice(96, 144))
+POINTER_WORDS = (3, 4, 5, 12, 13, 14, 15, 16, 17)
 # What is set to 0: from 3.12 on the version by which specialised calls know a function, which then gets one
 # when its first call is specialised; and what is never read before it is written: padding, and from 3.14 on
 # the id that only free-threaded builds use.
 ONES_OWN = {
-    (3, 11): ((172, 176),),
-    (3, 12): ((92, 96), (180, 184)),
-    (3, 13): ((92, 96), (188, 192)),
-    (3, 14): ((92, 96), (184, 192), (196, 200)),
-    (3, 15): ((92, 96), (184, 192), (196, 200)),
+    (3, 11): (slice(172, 176),),
+    (3, 12): (slice(92, 96), slice(180, 184)),
+    (3, 13): (slice(92, 96), slice(188, 192)),
+    (3, 14): (slice(92, 96), slice(184, 192), slice(196, 200)),
+    (3, 15): (slice(92, 96), slice(184, 192), slice(196, 200)),
 }
 FIXED = (CODE, tuple, bytes, str)
 OPTIMIZED = 1  # A flag of functions, which module and class bodies do not have.
-NAMES = 1 << 40  # Added to the index of a name until it is known how many others there are.
+# Added to the index of what an image refers to, in the making: so it is told from the place of what is in it.
+# Names stand behind the others, and get their index when it is known how many others there are.
+OTHERS, NAMES = 1 << 60, 1 << 61
+FILE_NAME = OTHERS + len(FIXED)
 
 
 class Unfit(Exception):
     """This module, or this interpreter, gets no images."""
 
 
-def raw(value: "Any", size: int) -> bytearray:
-    return bytearray(ctypes.string_at(id(value), size))
+def bytes_at(address: int, size: int) -> bytearray:
+    return bytearray(ctypes.string_at(address, size))
 
 
-def word_at(value: "Any", offset: int) -> int:
-    return int.from_bytes(ctypes.string_at(id(value) + offset, 8), "little")
+def word_at(address: int) -> int:
+    return int.from_bytes(ctypes.string_at(address, 8), "little")
 
 
-def pointed(code: "CodeType", offset: int) -> "Any":
-    """The object that a code object points to; looked at only once its type is known to be one of ours."""
-    address = word_at(code, offset)
-    kind = int.from_bytes(ctypes.string_at(address + 8, 8), "little")
-    if kind not in map(id, (tuple, bytes, str)):
+def object_at(address: int) -> "Any":
+    """The object that is there, by now one of three types, which is looked at first."""
+    if word_at(address + 8) not in map(id, (tuple, bytes, str)):
         raise Unfit("layout")
     return ctypes.cast(address, ctypes.py_object).value
+
+
+def parts_of(code: "CodeType", content: bytearray) -> "tuple[Any, ...]":
+    """What a code object points to, in the order of POINTERS; only if it is where we think it is."""
+    places = POINTERS.unpack_from(content)
+    parts = (
+        code.co_consts,
+        code.co_names,
+        code.co_exceptiontable,
+        object_at(places[3]),  # Two that no attribute gives.
+        object_at(places[4]),
+        code.co_filename,
+        code.co_name,
+        code.co_qualname,
+        code.co_linetable,
+    )
+    if places != tuple(map(id, parts)):
+        raise Unfit("layout")
+    return parts
 
 
 def is_interned(text: str) -> bool:
     return marshal.dumps(text)[0] & 0x7F in INTERNED
 
 
-def size_of(value: "Any") -> int:
-    """Bytes of an object that is copied."""
-    if type(value) is CODE:
-        return CODE.__basicsize__ + 2 * word_at(value, 16)
-    if type(value) is tuple:
-        return tuple.__basicsize__ + 8 * len(value)
-    # bytes are counted with the NUL at their end; so are those strings that are copied.
-    return bytes.__basicsize__ + len(value) if type(value) is bytes else sys.getsizeof(value)
-
-
-def is_copied(value: "Any") -> bool:
-    """Whether an object lies in the image. Single characters and empty ones are CPython's own."""
-    kind = type(value)
-    if kind is str:
-        return len(value) > 1 and value.isascii() and not is_interned(value)
-    return kind is CODE or (kind is tuple and len(value) > 0) or (kind is bytes and len(value) > 1)
-
-
 class Imaging:
     """One image in the making; `code` and `twin` come from the same bytes, and nobody has touched them."""
 
     def __init__(self, code: "CodeType", twin: "CodeType") -> None:
-        self.data = bytearray()
-        self.internal: list[int] = []
-        self.external: list[int] = []
-        self.places: dict[int, int] = {}
-        self.known = {id(kind): index for index, kind in enumerate(FIXED)}
+        self.words = array("Q")  # Every object takes an even number of them.
+        self.pointers: list[int] = []  # Indexes of words.
+        self.targets = {id(kind): OTHERS + index for index, kind in enumerate(FIXED)}
         self.others: list[Any] = []
         self.names: list[str] = []
-        self.kept: list[Any] = [code, twin]  # An id means something only as long as its object is alive.
+        self.code = code
         self.file_name = code.co_filename
         self.bodies: list[int] = []
         self.holes: list[int] = []
+        self.kept: list[Any] = []  # An id means something only as long as its object is alive.
         self.cut(code, twin, 0)
-        self.data.extend(bytes(-len(self.data) % 16))
-        self.code = code
 
     def cut(self, code: "CodeType", twin: "CodeType", body: int) -> None:
         """Copy the functions of a module or class body, and leave holes where they were. Bodies run once."""
-        self.kept += (code.co_consts, twin.co_consts)
         for index, (value, other) in enumerate(zip(code.co_consts, twin.co_consts, strict=True)):
             if type(value) is not CODE or type(other) is not CODE:
                 continue
+            self.kept += (value, other)
             if value.co_flags & OPTIMIZED:
-                self.holes += (body, index, self.add(value, other))
+                self.holes += (body, index, self.target(value, other))
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(None))
                 slot = id(code.co_consts) + tuple.__basicsize__ + 8 * index
                 ctypes.memmove(slot, WORD.pack(id(None)), 8)
@@ -134,84 +135,86 @@ class Imaging:
                 self.bodies += (body, index)
                 self.cut(value, other, len(self.bodies) // 2)
 
-    def add(self, value: "Any", twin: "Any") -> int:
-        """Copy an object with all it consists of; where it begins."""
-        place = self.places.get(id(value))
-        if place is not None:
-            return place
-        kind = type(value)
-        if type(twin) is not kind or size_of(twin) != size_of(value):
-            raise Unfit("not the same twice")
-        self.kept += (value, twin)
-        place = -(-(len(self.data) + (GC_HEADER if kind is tuple else 0)) // 16) * 16
-        self.places[id(value)] = place
-        content = raw(value, size_of(value))
-        if kind is CODE:
-            self.check(content, raw(twin, len(content)))
-        elif kind is not tuple and value != twin:
-            raise Unfit("not the same twice")
-        elif kind is not tuple or tuple.__basicsize__ > HASH:
-            content[HASH : HASH + 8] = b"\xff" * 8
+    def target(self, value: "Any", twin: "Any") -> int:
+        """What a pointer to this object becomes: the place of its copy, or an index if it gets none."""
+        found = self.targets.get(id(value))
+        if found is None:
+            kind = type(value)
+            if type(twin) is not kind:
+                raise Unfit("not the same twice")
+            if kind is CODE:
+                found = self.add_code(value, twin)
+            elif kind is tuple and value:
+                found = self.add_tuple(value, twin)
+            elif not is_same(value, twin):
+                raise Unfit("not the same twice")
+            # Single characters and what is empty are CPython's own.
+            elif kind is bytes and len(value) > 1:
+                found = self.add(kind, bytes_at(id(value), bytes.__basicsize__ + len(value)))
+            elif kind is str and is_interned(value) and is_encodable(value):
+                found = NAMES + len(self.names)
+                self.names.append(value)
+            elif kind is str and len(value) > 1 and value.isascii():
+                found = self.add(kind, bytes_at(id(value), sys.getsizeof(value)))
+            else:
+                found = FILE_NAME + 1 + len(self.others)
+                self.others.append(value)
+            self.targets[id(value)] = found
+        return found
+
+    def add(self, kind: "type[Any]", content: bytearray) -> int:
+        """Add an object that nobody refers to yet, and whose hash nobody knows; where it begins."""
         content[:8] = WORD.pack(REFERENCES)
-        self.data += bytes(place - len(self.data)) + content
-        self.point(place + 8, kind, kind)
-        if kind is tuple:
-            for index, (item, other) in enumerate(zip(value, twin, strict=True)):
-                self.point(place + tuple.__basicsize__ + 8 * index, item, other)
-        elif kind is CODE:
-            for offset in POINTERS:
-                if offset == FILE_NAME and value.co_filename == self.file_name:
-                    self.external.append(place + offset)
-                    WORD.pack_into(self.data, place + offset, len(FIXED))
-                else:
-                    self.point(place + offset, pointed(value, offset), pointed(twin, offset))
+        if kind is not CODE and (kind is not tuple or tuple.__basicsize__ > HASH.start):
+            content[HASH] = UNKNOWN_HASH
+        content.extend(bytes(-len(content) % 16))
+        start = len(self.words)
+        self.words.frombytes(content)
+        self.words[start + KIND] = self.targets[id(kind)]
+        self.pointers.append(start + KIND)
+        return 8 * start
+
+    def add_tuple(self, value: "tuple[Any, ...]", twin: "tuple[Any, ...]") -> int:
+        if len(twin) != len(value):
+            raise Unfit("not the same twice")
+        targets = [self.target(item, other) for item, other in zip(value, twin, strict=True)]
+        # What the collector keeps before each object that it may list; zeros: it does not list this one.
+        self.words.extend((0, 0))
+        place = self.add(tuple, bytes_at(id(value), tuple.__basicsize__ + 8 * len(value)))
+        items = (place + tuple.__basicsize__) // 8
+        self.words[items : items + len(value)] = array("Q", targets)
+        self.pointers.extend(range(items, items + len(value)))
         return place
 
-    def check(self, content: bytearray, twin: bytearray) -> None:
-        """Compare what is no pointer; what says nothing, or is each process's own, becomes zero."""
-        for one in (content, twin):
-            for start, end in ONES_OWN[sys.version_info[:2]]:
-                one[start:end] = bytes(end - start)
-            for offset in POINTERS:
-                one[offset : offset + 8] = bytes(8)
-        if content[8:] != twin[8:]:
+    def add_code(self, value: "CodeType", twin: "CodeType") -> int:
+        size = CODE.__basicsize__ + 2 * word_at(id(value) + 16)
+        content, other = bytes_at(id(value), size), bytes_at(id(twin), size)
+        if value.co_filename == self.file_name:
+            self.targets[id(value.co_filename)] = FILE_NAME
+        targets = list(map(self.target, parts_of(value, content), parts_of(twin, other)))
+        # Compare what is no pointer; what says nothing, or is each process's own, becomes zero.
+        for one in (content, other):
+            for piece in (*ONES_OWN[sys.version_info[:2]], *POINTER_BYTES):
+                one[piece] = bytes(piece.stop - piece.start)
+        if content[8:] != other[8:]:
             raise Unfit("not the same twice")
-
-    def point(self, place: int, value: "Any", twin: "Any") -> None:
-        """Note that a pointer to this object belongs here."""
-        target = self.places.get(id(value))
-        if target is None and id(value) not in self.known and is_copied(value):
-            target = self.add(value, twin)
-        if target is None:
-            if value is not twin and difference(value, twin):
-                raise Unfit("not the same twice")
-            target = self.known.get(id(value))
-            if target is None:
-                target = self.refer(value)
-            self.external.append(place)
-        else:
-            self.internal.append(place)
-        WORD.pack_into(self.data, place, target)
-
-    def refer(self, value: "Any") -> int:
-        """The index of an object that is not copied. Names stand behind the others, which may grow."""
-        self.kept.append(value)
-        if type(value) is str and is_interned(value) and is_encodable(value):
-            index = len(FIXED) + 1 + len(self.names) + NAMES
-            self.names.append(value)
-        else:
-            index = len(FIXED) + 1 + len(self.others)
-            self.others.append(value)
-        self.known[id(value)] = index
-        return index
+        place = self.add(CODE, content)
+        for word, target in zip(POINTER_WORDS, targets, strict=True):
+            self.words[place // 8 + word] = target
+            self.pointers.append(place // 8 + word)
+        return place
 
     def parts(self) -> "Iterator[bytes]":
-        for place in self.external:
-            (target,) = WORD.unpack_from(self.data, place)
-            if target >= NAMES:
-                WORD.pack_into(self.data, place, target - NAMES + len(self.others))
-        yield bytes(self.data)
-        yield from map(numbers, (self.internal, self.external, self.bodies, self.holes))
+        """What FORMAT.md says an image consists of."""
+        words = self.words
+        internal = [8 * index for index in self.pointers if words[index] < OTHERS]
+        external = [index for index in self.pointers if words[index] >= OTHERS]
+        first_name = len(FIXED) + 1 + len(self.others)
+        for index in external:
+            target = words[index]
+            words[index] = target - NAMES + first_name if target >= NAMES else target - OTHERS
+        yield words.tobytes()
+        yield from map(numbers, (internal, [8 * index for index in external], self.bodies, self.holes))
         yield SIZE.pack(len(self.others))
         yield marshal.dumps((self.code, *self.others))
         yield from (name.encode() for name in self.names)
@@ -243,11 +246,7 @@ def check_layout() -> None:
     ):
         raise Unfit("layout")
     one = marshal.loads(marshal.dumps(check_layout.__code__))
-    for offset, name in VISIBLE.items():
-        if word_at(one, offset) != id(getattr(one, name)):
-            raise Unfit("layout")
-    for offset in POINTERS:
-        pointed(one, offset)
+    parts_of(one, bytes_at(id(one), CODE.__basicsize__))
 
 
 def image_of(data: bytes) -> bytes:
@@ -263,25 +262,29 @@ def joined(parts: "Iterator[bytes]") -> bytes:
     return b"".join(SIZE.pack(len(part)) + part for part in parts)
 
 
-# Lines and positions are read from co_linetable, which is compared.
+# Lines and positions are read from co_linetable, which is compared; co_lnotab would warn.
 UNSEEN = frozenset(("co_filename", "co_lnotab", "co_lines", "co_positions", "co_branches"))
+seen_of = attrgetter(*(name for name in dir(CODE) if name.startswith(("co_", "_co_")) and name not in UNSEEN))
 
 
-def difference(one: "Any", other: "Any") -> bool:
-    """Whether two objects differ in anything that can be seen, but for the file name of code."""
-    if type(one) is not type(other):
+def is_same(one: "Any", other: "Any") -> bool:
+    """Whether two objects equal each other in all that can be seen, but for the file name of code.
+
+    Raises:
+        ValueError: marshal does not know such an object.
+    """
+    if one is other:
         return True
+    if type(one) is not type(other):
+        return False
     if type(one) is tuple:
-        return len(one) != len(other) or any(map(difference, one, other))
-    if type(one) is frozenset:  # Equal sets may list their members in another order.
-        return one != other or sorted(map(repr, one)) != sorted(map(repr, other))
-    if type(one) is not CODE:
-        same_kind = type(one) is not str or is_interned(one) == is_interned(other)
-        return not same_kind or repr(one) != repr(other)
-    names = [name for name in dir(one) if name.startswith(("co_", "_co_")) and name not in UNSEEN]
-    return hash(one) != hash(other) or any(
-        difference(getattr(one, name), getattr(other, name)) for name in names
-    )
+        return len(one) == len(other) and all(map(is_same, one, other))
+    if type(one) is CODE:
+        return hash(one) == hash(other) and is_same(seen_of(one), seen_of(other))
+    if type(one) is slice:
+        return is_same((one.start, one.stop, one.step), (other.start, other.stop, other.step))
+    # As marshal wrote it before it knew references; it tells interned strings, and orders sets.
+    return marshal.dumps(one, 2) == marshal.dumps(other, 2)
 
 
 def prove(library: str, path: str, identity: bytes, data: bytes) -> "Iterator[bytes]":
@@ -299,8 +302,8 @@ def prove(library: str, path: str, identity: bytes, data: bytes) -> "Iterator[by
         (size,) = SIZE.unpack_from(data, at + CHECKS.size)
         at += CHECKS.size + SIZE.size
         found = images.take(*checks, "file name")
-        is_same = found is not None and found.co_filename == "file name"
-        yield b"1" if is_same and not difference(marshal.loads(data[at : at + size]), found) else b"0"
+        is_proved = found is not None and found.co_filename == "file name"
+        yield b"1" if is_proved and is_same(marshal.loads(data[at : at + size]), found) else b"0"
         at += size
 
 

@@ -98,7 +98,7 @@ def image(
     if not bytecode and not anew:
         return False
     version, sizes, made = _made(executable, build, bytecode)
-    if old.identity != identity + version or old.sizes != sizes:
+    if old.images and (old.identity != identity + version or old.sizes != sizes):
         # Another interpreter in the same place: all of it is done again.
         old = Images(identity + version, sizes, {})
         bytecode = {each: found for each, code in wanted.items() if (found := payload(code))}

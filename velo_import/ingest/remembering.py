@@ -49,7 +49,7 @@ def remember(store: Store, key: str, build: Build, executable: str, inputs: Iter
         old = Table(b"", {})
     inputs = list(dict.fromkeys(inputs))
     version, values = _worked(executable, build, [each for each in inputs if each not in old.values])
-    if old.identity != identity + version:
+    if old.values and old.identity != identity + version:
         # Another interpreter in the same place: all of it is done again.
         inputs = list(dict.fromkeys([*(each for each in old.values if is_input(each)), *inputs]))
         version, values = _worked(executable, build, inputs)

@@ -34,7 +34,7 @@ SIZE, CHECKS = Struct("<I"), Struct("<QQ")
 CODE: "type[CodeType]" = type((lambda: None).__code__)
 WORD = Struct("<Q")
 # Begins so high that no program gets it down to 0, and below the bit that says "immortal" from 3.12 on.
-REFERENCES = 1 << 29
+REFERENCES = WORD.pack(1 << 29)
 KIND = 1  # The word of an object that points to its type.
 HASH = slice(24, 32)  # Where bytes and strings, and tuples from 3.14 on, keep their hash.
 UNKNOWN_HASH = b"\xff" * 8  # Until somebody asks.
@@ -104,6 +104,14 @@ def is_interned(text: str) -> bool:
     return marshal.dumps(text)[0] & 0x7F in INTERNED
 
 
+def pairs(code: "CodeType", twin: "CodeType") -> "Iterator[tuple[CodeType, CodeType]]":
+    """All code objects of a module, each with its twin."""
+    yield code, twin
+    for one, other in zip(code.co_consts, twin.co_consts, strict=True):
+        if type(one) is CODE:
+            yield from pairs(one, other)
+
+
 class Imaging:
     """One image in the making; `code` and `twin` come from the same bytes, and nobody has touched them."""
 
@@ -117,37 +125,33 @@ class Imaging:
         self.file_name = code.co_filename
         self.bodies: list[int] = []
         self.holes: list[int] = []
-        self.kept: list[Any] = []  # An id means something only as long as its object is alive.
-        self.cut(code, twin, 0)
+        # An id means something only as long as its object is alive.
+        self.twins = {id(one): (one, other) for one, other in pairs(code, twin)}
+        self.cut(code, 0)
 
-    def cut(self, code: "CodeType", twin: "CodeType", body: int) -> None:
+    def cut(self, code: "CodeType", body: int) -> None:
         """Copy the functions of a module or class body, and leave holes where they were. Bodies run once."""
-        for index, (value, other) in enumerate(zip(code.co_consts, twin.co_consts, strict=True)):
-            if type(value) is not CODE or type(other) is not CODE:
+        for index, value in enumerate(code.co_consts):
+            if type(value) is not CODE:
                 continue
-            self.kept += (value, other)
             if value.co_flags & OPTIMIZED:
-                self.holes += (body, index, self.target(value, other))
+                self.holes += (body, index, self.target(value))
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(None))
                 slot = id(code.co_consts) + tuple.__basicsize__ + 8 * index
                 ctypes.memmove(slot, WORD.pack(id(None)), 8)
             else:
                 self.bodies += (body, index)
-                self.cut(value, other, len(self.bodies) // 2)
+                self.cut(value, len(self.bodies) // 2)
 
-    def target(self, value: "Any", twin: "Any") -> int:
+    def target(self, value: "Any") -> int:
         """What a pointer to this object becomes: the place of its copy, or an index if it gets none."""
         found = self.targets.get(id(value))
         if found is None:
             kind = type(value)
-            if type(twin) is not kind:
-                raise Unfit("not the same twice")
             if kind is CODE:
-                found = self.add_code(value, twin)
+                found = self.add_code(value)
             elif kind is tuple and value:
-                found = self.add_tuple(value, twin)
-            elif not is_same(value, twin):
-                raise Unfit("not the same twice")
+                found = self.add_tuple(value)
             # Single characters and what is empty are CPython's own.
             elif kind is bytes and len(value) > 1:
                 found = self.add(kind, bytes_at(id(value), bytes.__basicsize__ + len(value)))
@@ -164,7 +168,7 @@ class Imaging:
 
     def add(self, kind: "type[Any]", content: bytearray) -> int:
         """Add an object that nobody refers to yet, and whose hash nobody knows; where it begins."""
-        content[:8] = WORD.pack(REFERENCES)
+        content[:8] = REFERENCES
         if kind is not CODE and (kind is not tuple or tuple.__basicsize__ > HASH.start):
             content[HASH] = UNKNOWN_HASH
         content.extend(bytes(-len(content) % 16))
@@ -174,24 +178,23 @@ class Imaging:
         self.pointers.append(start + KIND)
         return 8 * start
 
-    def add_tuple(self, value: "tuple[Any, ...]", twin: "tuple[Any, ...]") -> int:
-        if len(twin) != len(value):
-            raise Unfit("not the same twice")
-        targets = [self.target(item, other) for item, other in zip(value, twin, strict=True)]
+    def add_tuple(self, value: "tuple[Any, ...]") -> int:
+        targets = array("Q", map(self.target, value))
         # What the collector keeps before each object that it may list; zeros: it does not list this one.
         self.words.extend((0, 0))
         place = self.add(tuple, bytes_at(id(value), tuple.__basicsize__ + 8 * len(value)))
         items = (place + tuple.__basicsize__) // 8
-        self.words[items : items + len(value)] = array("Q", targets)
+        self.words[items : items + len(value)] = targets
         self.pointers.extend(range(items, items + len(value)))
         return place
 
-    def add_code(self, value: "CodeType", twin: "CodeType") -> int:
-        size = CODE.__basicsize__ + 2 * word_at(id(value) + 16)
-        content, other = bytes_at(id(value), size), bytes_at(id(twin), size)
+    def add_code(self, value: "CodeType") -> int:
+        content, other = (
+            bytes_at(id(one), CODE.__basicsize__ + 2 * word_at(id(one) + 16)) for one in self.twins[id(value)]
+        )
         if value.co_filename == self.file_name:
             self.targets[id(value.co_filename)] = FILE_NAME
-        targets = list(map(self.target, parts_of(value, content), parts_of(twin, other)))
+        targets = [self.target(part) for part in parts_of(value, content)]
         # Compare what is no pointer; what says nothing, or is each process's own, becomes zero.
         for one in (content, other):
             for piece in (*ONES_OWN[sys.version_info[:2]], *POINTER_BYTES):

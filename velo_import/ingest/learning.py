@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from velo_import.errors import StoreLocked, VeloError
-from velo_import.format.manifest import ROOT_ONLY, TREE, encode, manifest_key
+from velo_import.format.manifest import ROOT_ONLY, encode, manifest_key
 from velo_import.host.filesystems import filesystem_of
 from velo_import.host.locks import exclusive, held, release
 from velo_import.host.processes import available_cores
@@ -31,13 +30,13 @@ from .codes import forget_damaged, merge_into, merge_packs, provide_codes, wante
 from .content import read_contents, settle_files
 from .distributions import Labels
 from .imaging import image
+from .imported import look
 from .interpreter import Interpreter
 from .metadata import learn_distributions
 from .notes import Notes, joined, left_notes, names_of_left_notes, note_attempt, note_gain, parse_notes
 from .plan import Code, Draft, FolderDraft, assemble, default_check, only_folders, plan_ingest, with_other
 from .publish import BASE, UPPER, is_hook_current, publish_manifest, published_draft, shown
 from .remembering import remember, remembered_path
-from .scan import Area, Scan, area_kind, scan
 
 LOCK_DESCRIPTOR = 3
 MOST_ROUNDS = 8  # Of programs that end while we learn; what is left then waits for the next learner.
@@ -219,7 +218,7 @@ class _Learning:
         self.upper = published_draft(store, notes.key, UPPER)
 
     def run(self) -> LearnSummary:
-        scanned, carried = self._look()
+        scanned, carried = look(self.notes, self.upper)
         known = with_other(self.base, self.upper)
         # One of these may be here because the hook found its bytecode damaged.
         forget_damaged(known, {origin for _, origin in self.notes.modules}, self.store)
@@ -304,71 +303,6 @@ class _Learning:
                 anew=notes.images == "again",
             )
 
-    # -- which folders -----------------------------------------------------------------------------
-
-    def _look(self) -> tuple[Scan, dict[str, FolderDraft]]:
-        """List this program's folders and those of earlier ones that have changed; carry the others over."""
-        roots = [path for path in self.notes.path if os.path.isdir(path)]
-        folders, own_roots = folders_of(self.notes, roots)
-        areas = [Area(path, area_kind(path, self.notes.stdlib)) for path in roots]
-        areas += [Area(path, TREE) for path in own_roots]
-        carried: dict[str, FolderDraft] = {}
-        known_areas = {area.path for area in areas}
-        for path, folder in self.upper.folders.items():
-            if path in folders or not os.path.isdir(path):
-                continue
-            root = self.upper.roots[folder.root]
-            if _is_unchanged(folder) and not (root.check == ROOT_ONLY and root.path in known_areas):
-                carried[path] = folder
-            elif os.path.isdir(root.path):
-                folders[path] = root.path
-                if root.path not in known_areas:
-                    known_areas.add(root.path)
-                    areas.append(Area(root.path, root.kind))
-                    folders.setdefault(root.path, root.path)
-        index = {area.path: number for number, area in enumerate(areas)}
-        found = self._scan(areas, {path: index[root] for path, root in folders.items()})
-        return self._with_search_path(found, roots, index), carried
-
-    def _scan(self, areas: Sequence[Area], only: dict[str, int]) -> Scan:
-        slow = any(filesystem_of(area.path).network for area in areas)
-        return scan(areas, slow=slow, only=only, suffixes=self.notes.build.suffixes)
-
-    def _with_search_path(self, found: Scan, roots: list[str], index: dict[str, int]) -> Scan:
-        """Add the folders that a search met though no module came from them: namespace packages."""
-        listed = {folder.path: folder for folder in found.folders}
-        spots: dict[str, list[str]] = {"": roots}
-        names: set[str] = set()
-        for name, origin in self.notes.modules:
-            if os.path.basename(origin).startswith("__init__."):
-                spots.setdefault(name, []).append(os.path.dirname(origin))
-            while name:
-                names.add(name)
-                name = name.rpartition(".")[0]
-        by_depth: dict[int, list[str]] = {}
-        for name in names:
-            by_depth.setdefault(name.count("."), []).append(name)
-        for depth in sorted(by_depth):
-            missing: dict[str, int] = {}
-            for name in by_depth[depth]:
-                parent, _, tail = name.rpartition(".")
-                for place in spots.get(parent, ()):
-                    folder = listed.get(place)
-                    if folder is not None and (tail in folder.folders or tail in folder.links):
-                        child = f"{place.rstrip('/')}/{tail}"
-                        if child not in spots.setdefault(name, []):
-                            spots[name].append(child)
-                        if child not in listed:
-                            missing[child] = index.get(child, folder.area)
-            more = self._scan(found.areas, missing)
-            listed.update((folder.path, folder) for folder in more.folders)
-            found = found._replace(
-                folders=found.folders + more.folders,
-                unreadable=found.unreadable + more.unreadable,
-                unsettled=found.unsettled + more.unsettled,
-            )
-        return found
-
     def _upper(self, draft: Draft, carried: dict[str, FolderDraft]) -> Draft:
         """What the upper manifest has to say: all that was learned, less what the base says just as well."""
         both = Draft(
@@ -388,40 +322,6 @@ class _Learning:
             if folder.root in both.roots and not says_the_same(self.base, both, folder)
         }
         return only_folders(both, folders)
-
-
-def folders_of(notes: Notes, roots: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The folders to list -> their root: every root, every folder a module came from, and all between.
-
-    A module from outside of the search path (a `__path__` that was extended) brings a root of its own; those
-    are returned as well.
-    """
-    folders = {path: path for path in roots}
-    own_roots: dict[str, None] = {}
-    for _, origin in notes.modules:
-        folder = os.path.dirname(origin)
-        if folder in folders:
-            continue
-        above = [root for root in (*roots, *own_roots) if folder.startswith(root.rstrip("/") + "/")]
-        root = max(above, key=len, default=folder)
-        if not above:
-            own_roots[folder] = None
-        while folder != root:
-            folders.setdefault(folder, root)
-            folder = os.path.dirname(folder)
-        folders.setdefault(root, root)
-    return folders, list(own_roots)
-
-
-def _is_unchanged(folder: FolderDraft) -> bool:
-    try:
-        status = os.stat(folder.path)
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and (
-        (status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-        == (folder.mtime_ns, folder.ctime_ns, folder.ino)
-    )
 
 
 def says_the_same(base: Draft, draft: Draft, folder: FolderDraft) -> bool:

@@ -69,7 +69,7 @@ def with_debian_tests(python: Path, stdlib: Path, folder: Path) -> Path:
     name = f"{package}_{found[1].rpartition(':')[2]}_all.deb"
     target = folder / name
     try:
-        urllib.request.urlretrieve(f"{sid.MIRROR}/pool/main/p/{stdlib.name}/{name}", target)
+        urllib.request.urlretrieve(f"{sid.mirror()}/pool/main/p/{stdlib.name}/{name}", target)
         subprocess.run(["dpkg-deb", "-x", target, folder], check=True)
     except (OSError, subprocess.CalledProcessError) as problem:
         raise Missing(f"{name}: {problem}") from problem

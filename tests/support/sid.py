@@ -22,7 +22,6 @@ import sys
 from pathlib import Path
 
 VERSIONS = ((3, 15), (3, 14))
-MIRROR = "http://deb.debian.org/debian"
 LIMIT = 400  # Seconds for one step; far more than a slow mirror needs, far less than a CI job allows.
 LAYOUT = 1  # Part of the folder's name: raise it when an existing root would no longer do.
 
@@ -37,6 +36,11 @@ def folder() -> Path:
         return Path(named).absolute()
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "velo-tests" / f"sid-{LAYOUT}"
+
+
+def mirror() -> str:
+    """Where the root's packages came from, as debootstrap wrote it down."""
+    return (folder() / "etc" / "apt" / "sources.list").read_text().split()[1]
 
 
 def interpreter(version: tuple[int, ...]) -> Path:
@@ -103,7 +107,7 @@ def make(place: Path) -> None:
 
 
 def bootstrap(place: Path, packages: list[str]) -> None:
-    run("debootstrap", "--variant=minbase", f"--include={','.join(packages)}", "sid", str(place), MIRROR)
+    run("debootstrap", "--variant=minbase", f"--include={','.join(packages)}", "sid", str(place))
 
 
 def detach(place: Path, executable: Path) -> None:

@@ -17,18 +17,16 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench import cells, pagecache, records
-from bench.arms import CHECKOUT, Arm, arms_of, clean_variables, find_velo
-from bench.environment import work_folder
-from bench.interpreters import find_interpreter
-from bench.measure import BenchmarkFault, become_subreaper, run, run_as_program, settle
+from bench.arms import CHECKOUT, Arm, arms_of, clean_variables
+from bench.measure import BenchmarkFault, run, run_as_program, settle
 from bench.programs import EXTRA, PROGRAMS, write_program
+from bench.setting import begin
 
 _EVENTS = (
     "filemap:mm_filemap_add_to_page_cache,filemap:mm_filemap_fault,filemap:mm_filemap_get_pages,"
@@ -91,30 +89,14 @@ def kind_of(path: str, home: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="python -m bench.coldread", description="What a cold start reads.")
-    parser.add_argument(
-        "--programs", default="boto3,pandas", help=f"comma list, or all: {', '.join(PROGRAMS)}"
-    )
-    parser.add_argument(
-        "--runs", type=int, default=3, help="traced runs per arm; the one that waited least counts"
-    )
-    records.add_common_options(parser)
-    options = parser.parse_args(words)
+    setting = begin("coldread", _parser(), arguments)
+    options, work, interpreter, record = setting.options, setting.work, setting.interpreter, setting.record
     if (perf := shutil.which("perf")) is None or os.geteuid() != 0:
         raise BenchmarkFault("needs perf, and root to see page cache events")
-    os.chdir(CHECKOUT)
-    become_subreaper()
-    work = work_folder(options.work)
-    interpreter = find_interpreter(options.python)
-    home = work / "homes" / f"{interpreter.tag}-coldread"
-    if (velo := find_velo(home, options.velo)) is None:
-        raise BenchmarkFault("no velo found")
-    velo.forget()
+    velo, home = setting.velo("coldread"), setting.home("coldread")
     programs = list(PROGRAMS) if options.programs == "all" else options.programs.split(",")
     packages = any(name not in EXTRA for name in programs)
-    record = records.header("coldread", "bench.coldread", words)
-    record |= {"python": interpreter.version, "velo": velo.version, "programs": {}}
+    record["programs"] = {}
     cell = cells.prepare("cold", work, interpreter, home, [Path(velo.command[0]).resolve()], packages)
     record["conditions"] = cell.conditions
     variables = {**clean_variables(os.environ), "MPLCONFIGDIR": str(work / "matplotlib")}
@@ -145,6 +127,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(render(program, found), flush=True)
     records.keep(record, options.json)
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.coldread", description="What a cold start reads.")
+    parser.add_argument(
+        "--programs", default="boto3,pandas", help=f"comma list, or all: {', '.join(PROGRAMS)}"
+    )
+    parser.add_argument(
+        "--runs", type=int, default=3, help="traced runs per arm; the one that waited least counts"
+    )
+    records.add_common_options(parser)
+    return parser
 
 
 def _traced(perf: str, command: Sequence[str], arm: Arm, work: Path) -> list[Read]:

@@ -12,19 +12,18 @@ import argparse
 import contextlib
 import os
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import pagecache, records
-from bench.arms import CHECKOUT, clean_variables, find_velo
-from bench.environment import work_folder
+from bench.arms import clean_variables, find_velo
 from bench.figures import geometric_mean, speedup, spread, times
-from bench.interpreters import Interpreter, find_interpreter
-from bench.measure import BenchmarkFault, Sample, become_subreaper, run, run_as_program, settle
+from bench.interpreters import Interpreter
+from bench.measure import BenchmarkFault, Sample, run, run_as_program, settle
 from bench.peers import Peer, Unavailable, Workshop
 from bench.programs import PROGRAMS, write_program
+from bench.setting import begin
 
 CONDITIONS = {
     "warm": "page cache warm",
@@ -34,18 +33,12 @@ CONDITIONS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(words)
-    os.chdir(CHECKOUT)
-    become_subreaper()
-    work = work_folder(options.work)
-    interpreter = find_interpreter(options.python)
+    setting = begin("everybody", _parser(), arguments)
+    options, work, interpreter, record = setting.options, setting.work, setting.interpreter, setting.record
     programs = list(PROGRAMS) if options.programs == "all" else options.programs.split(",")
     wanted_cells = options.cells.split(",")
     if unknown := sorted({*programs} - {*PROGRAMS} | {*wanted_cells} - {*CONDITIONS}):
         raise BenchmarkFault(f"no program or cell called {', '.join(unknown)}")
-    record = records.header("everybody", "bench.everybody", words)
-    record["python"] = interpreter.version
     record["statistic"] = f"lower quartile of {options.runs} runs, seconds; ratio = plain / peer"
     if record["busy"]:
         records.report_progress(f"warning: {record['busy']}: timings will be noisy")

@@ -18,18 +18,17 @@ import os
 import random
 import re
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import records
-from bench.arms import CHECKOUT, Arm, Velo, arms_of, clean_variables, find_velo, read_fields, read_stats
-from bench.environment import Environment, build, work_folder
+from bench.arms import Arm, Velo, arms_of, clean_variables, read_fields, read_stats
+from bench.environment import Environment, build
 from bench.figures import percentile, spread
-from bench.interpreters import find_interpreter
-from bench.measure import BenchmarkFault, become_subreaper, peak_memory, run, run_as_program, settle
+from bench.measure import BenchmarkFault, peak_memory, run, run_as_program, settle
 from bench.programs import PROGRAMS, write_program
+from bench.setting import begin
 
 _NOTHING = ("-c", "pass")
 _LEARNING_PASSES = 2
@@ -56,22 +55,14 @@ print(json.dumps(times))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(words)
-    os.chdir(CHECKOUT)
-    become_subreaper()
-    work = work_folder(options.work)
-    interpreter = find_interpreter(options.python)
-    velo = find_velo(work / "homes" / f"{interpreter.tag}-hook", options.velo)
-    if velo is None:
-        raise BenchmarkFault("velo not found: install it, or run from a checkout with its requirements")
-    velo.forget()
+    setting = begin("hook", _parser(), arguments)
+    options, work, interpreter, record = setting.options, setting.work, setting.interpreter, setting.record
+    velo = setting.velo("hook")
     programs = list(PROGRAMS) if options.programs == "all" else options.programs.split(",")
     environment = build(work, interpreter, "pyc")
     variables = {**clean_variables(os.environ), "MPLCONFIGDIR": str(work / "matplotlib")}
     arms = {name: arm for name, arm in arms_of(variables, velo).items() if name != "run"}
-    record = records.header("hook", "bench.hook", words)
-    record |= {"python": interpreter.version, "velo": velo.version, "programs": programs}
+    record["programs"] = programs
     scripts = {name: write_program(work / "programs", name) for name in programs}
     # All programs, then all again: a run that finds nothing to learn makes the next ones wait.
     for script in [*scripts.values()] * _LEARNING_PASSES:

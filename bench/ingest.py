@@ -14,39 +14,30 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import records
-from bench.arms import CHECKOUT, Velo, arms_of, clean_variables, find_velo, read_stats
+from bench.arms import Velo, arms_of, clean_variables, read_stats
 from bench.disk import disk, part_rows, rows
-from bench.environment import Environment, build, check_bare, work_folder
+from bench.environment import Environment, build, check_bare
 from bench.figures import percentile
-from bench.interpreters import Interpreter, find_interpreter
-from bench.measure import BenchmarkFault, become_subreaper, run, run_as_program, settle
+from bench.interpreters import Interpreter
+from bench.measure import BenchmarkFault, run, run_as_program, settle
 from bench.pagecache import files_below
 from bench.programs import PROGRAMS, write_program
+from bench.setting import begin
 
 PARTS = ("ingest", "small", "compile", "learn", "disk")
 SMALL_FILES = 20_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(words)
-    os.chdir(CHECKOUT)
-    become_subreaper()
-    work = work_folder(options.work)
-    interpreter = find_interpreter(options.python)
-    home = work / "homes" / f"{interpreter.tag}-ingest"
-    velo = find_velo(home, options.velo)
-    if velo is None:
-        raise BenchmarkFault("velo not found: install it, or run from a checkout with its requirements")
-    record = records.header("ingest", "bench.ingest", words)
-    record |= {"python": interpreter.version, "velo": velo.version}
+    setting = begin("ingest", _parser(), arguments)
+    options, work, interpreter, record = setting.options, setting.work, setting.interpreter, setting.record
+    velo = setting.velo("ingest")
     parts = options.parts.split(",")
     compiled, bare = build(work, interpreter, "pyc"), build(work, interpreter, "bare")
     if "ingest" in parts:

@@ -16,17 +16,15 @@ import os
 import random
 import re
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import records
-from bench.arms import CHECKOUT, Arm, clean_variables, find_velo, read_stats
-from bench.environment import work_folder
+from bench.arms import Arm, clean_variables, find_velo, read_stats
 from bench.figures import speedup, spread
-from bench.interpreters import find_interpreter
-from bench.measure import BenchmarkFault, become_subreaper, run, run_as_program, settle
+from bench.measure import BenchmarkFault, run, run_as_program, settle
+from bench.setting import begin
 
 MODULES = 1000
 _LEARNING_RUNS = 3
@@ -59,15 +57,10 @@ print(took, sum(name in sys.modules for name in names))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(words)
-    os.chdir(CHECKOUT)
-    become_subreaper()
-    work = work_folder(options.work)
-    interpreter = find_interpreter(options.python)
+    setting = begin("machinery", _parser(), arguments)
+    options, work, interpreter, record = setting.options, setting.work, setting.interpreter, setting.record
     program = write_program(work / "machinery")
-    record = records.header("machinery", "bench.machinery", words)
-    record |= {"python": interpreter.version, "modules": MODULES}
+    record["modules"] = MODULES
     arms = make_arms(work, interpreter.tag, options.velo)
     python = str(interpreter.executable)
     for arm in arms.values():

@@ -13,17 +13,16 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import records
-from bench.arms import CHECKOUT, Arm, arms_of, clean_variables, find_velo, floor_arm
-from bench.environment import Environment, build, work_folder
-from bench.interpreters import find_interpreter
-from bench.measure import BenchmarkFault, become_subreaper, run, run_as_program, settle
+from bench.arms import Arm, arms_of, clean_variables, floor_arm
+from bench.environment import Environment, build
+from bench.measure import BenchmarkFault, run, run_as_program, settle
 from bench.programs import write_program
+from bench.setting import begin
 
 # Inclusive cost of one C function of CPython -> what it stands for.
 PARTS = {
@@ -37,24 +36,16 @@ _LINE = re.compile(r"^\s*([\d,]+) \(\s*[\d.]+%\)\s+\S*?:(\w+)(?: \[|$)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(words)
+    setting = begin("profile", _parser(), arguments)
+    options, work, interpreter, record = setting.options, setting.work, setting.interpreter, setting.record
     if shutil.which("valgrind") is None:
         raise BenchmarkFault("valgrind not found: install it (apt-get install valgrind)")
-    os.chdir(CHECKOUT)
-    become_subreaper()
-    work = work_folder(options.work)
-    interpreter = find_interpreter(options.python)
-    velo = find_velo(work / "homes" / f"{interpreter.tag}-profile", options.velo)
-    if velo is None:
-        raise BenchmarkFault("velo not found: install it, or run from a checkout with its requirements")
-    velo.forget()
+    velo = setting.velo("profile")
     environment = build(work, interpreter, "pyc")
     variables = {**clean_variables(os.environ), "PYTHONHASHSEED": "0"}
     arms = {name: arm for name, arm in arms_of(variables, velo).items() if name != "run"}
     arms["floor"] = floor_arm(variables, velo.home)
-    record = records.header("profile", "bench.profile", words)
-    record |= {"python": interpreter.version, "velo": velo.version, "instructions": {}}
+    record["instructions"] = {}
     nothing = work / "programs" / "nothing" / "main.py"
     nothing.parent.mkdir(parents=True, exist_ok=True)
     nothing.write_text("pass\n")

@@ -15,43 +15,35 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import cells, records, slowfs
 from bench.arms import CHECKOUT, Arm, Velo, arms_of, clean_variables, find_velo, floor_arm, read_stats
-from bench.environment import work_folder
 from bench.figures import Ratio, geometric_mean, losses, speedup, spread, times
-from bench.interpreters import find_interpreter
-from bench.measure import BenchmarkFault, Sample, become_subreaper, run, run_as_program, settle
+from bench.measure import BenchmarkFault, Sample, run, run_as_program, settle
 from bench.programs import EXTRA, PROGRAMS, write_program
+from bench.setting import begin
 
 _LEARNING_PASSES = 2
 _DEFERRED_SHARE = 0.3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(words)
-    os.chdir(CHECKOUT)
-    become_subreaper()
-    work = work_folder(options.work)
-    interpreter = find_interpreter(options.python)
+    setting = begin("startup", _parser(), arguments)
+    options, work, interpreter, record = setting.options, setting.work, setting.interpreter, setting.record
     programs = list(PROGRAMS) if options.programs == "all" else options.programs.split(",")
     if unknown := [name for name in programs if name not in PROGRAMS and name not in EXTRA]:
         raise BenchmarkFault(f"no program called {', '.join(unknown)}; there are {', '.join(PROGRAMS)}")
     packages = any(name in PROGRAMS for name in programs)
-    record = records.header("startup", "bench.startup", words)
-    record["python"] = interpreter.version
     record["statistic"] = f"lower quartile of {options.runs} runs, seconds; ratio = plain / arm"
     if record["busy"]:
         records.report_progress(f"warning: {record['busy']}: timings will be noisy")
     raw: dict[str, dict[str, list[float]]] = {}
     record["cells"] = {}
     for name in cells.expand(options.cells):
-        home = work / "homes" / f"{interpreter.tag}-{name}"
+        home = setting.home(name)
         velo = None if options.plain_only else find_velo(home, options.velo)
         record["velo"] = velo.version if velo else "absent"
         if velo is not None:

@@ -14,8 +14,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bench.chart import STYLE, heading, span_of, table, text_at
+from bench.chart import STYLE, text_at
 from bench.figures import times
+from bench.report import heading, span_of, table
 
 _WIDTH, _ROW, _LABELS, _VALUES = 900, 24, 130, 150
 _ADDED = """
@@ -109,7 +110,7 @@ def document(records: list[Mapping[str, Any]]) -> str:
         "![How many times faster each peer starts programs](peers.svg)\n",
     ]
     for record in records:
-        parts += [*heading(record), *_everybody(record)]
+        parts += [*heading("Everybody", record), *_everybody(record)]
     return "\n".join(parts)
 
 

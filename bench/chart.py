@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From bench/results/*.json to docs/benchmarks.md and docs/benchmarks.svg: `python -m bench.chart`.
 
-Draws; the page is report.py's. Measures nothing and judges nothing (goals.py does). The SVG is written by hand, so that
-the same results give the same bytes and no plotting library is needed.
+Draws; the page is report.py's. Measures nothing and judges nothing (goals.py does). The SVG is written by
+hand, so that the same results give the same bytes and no plotting library is needed.
 
 The surprise: the chart has its own background and follows the viewer's colour scheme with a media query,
 because an image in a README cannot know the colour of the page around it.

@@ -2,8 +2,8 @@
 """What a suite runs in: an environment of its own, the unpacked sdist, and an interpreter that has its tests.
 
 Made once in the work folder and found again. The surprise: Debian keeps CPython's tests in a package of their
-own, which is not installed into the sid root (others use that root as it is) but unpacked into a copy of the
-interpreter's library.
+own, and `ensurepip` in another. They are not installed into the sid root (others use that root as it is) but
+unpacked into a copy of the interpreter's library.
 """
 
 from __future__ import annotations
@@ -53,28 +53,44 @@ def interpreter_with_tests(interpreter: Interpreter, work: Path) -> Path:
 def with_debian_tests(python: Path, stdlib: Path, folder: Path) -> Path:
     """A copy of the sid root's interpreter and library below `folder`, with the tests of the same version."""
     copy = folder / "usr" / "bin" / python.name
-    if (folder / "ready").exists():
+    if (folder / "complete").exists():
         return copy
     shutil.rmtree(folder, ignore_errors=True)
     copy.parent.mkdir(parents=True)
     shutil.copy2(python, copy)
     shutil.copytree(stdlib, folder / "usr" / "lib" / stdlib.name, symlinks=True)
-    package = f"lib{stdlib.name}-testsuite"
     status = (sid.folder() / "var" / "lib" / "dpkg" / "status").read_text()
     found = re.search(
         rf"^Package: lib{re.escape(stdlib.name)}-stdlib\n(?:.+\n)*?Version: (.+)$", status, re.M
     )
     if found is None:
         raise Missing(f"the sid root does not say which {stdlib.name} it has")
-    name = f"{package}_{found[1].rpartition(':')[2]}_all.deb"
-    target = folder / name
-    try:
-        urllib.request.urlretrieve(f"{sid.mirror()}/pool/main/p/{stdlib.name}/{name}", target)
-        subprocess.run(["dpkg-deb", "-x", target, folder], check=True)
-    except (OSError, subprocess.CalledProcessError) as problem:
-        raise Missing(f"{name}: {problem}") from problem
-    (folder / "ready").touch()
+    release = found[1].rpartition(":")[2]
+    machine = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True).stdout.strip()
+    for name in (
+        f"lib{stdlib.name}-testsuite_{release}_all.deb",
+        f"{stdlib.name}-venv_{release}_{machine}.deb",
+    ):
+        target = folder / name
+        try:
+            urllib.request.urlretrieve(f"{sid.mirror()}/pool/main/p/{stdlib.name}/{name}", target)
+            subprocess.run(["dpkg-deb", "-x", target, folder], check=True)
+        except (OSError, subprocess.CalledProcessError) as problem:
+            raise Missing(f"{name}: {problem}") from problem
+    bundle_pip(folder / "usr" / "lib" / stdlib.name / "ensurepip")
+    (folder / "complete").touch()
     return copy
+
+
+def bundle_pip(ensurepip: Path) -> None:
+    """Put the wheel of pip where other builds have it; Debian has a package of it for all of its Pythons."""
+    wanted = re.search(r'^_PIP_VERSION = "(.+)"$', (ensurepip / "__init__.py").read_text(), re.M)
+    assert wanted is not None
+    requirement = f"pip=={wanted[1]}"
+    command = ["-m", "pip", "download", "-q", "--no-deps", "-d", str(ensurepip / "_bundled"), requirement]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    if done.returncode:
+        raise Missing(f"{requirement}: {done.stderr.strip()[-600:]}")
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,8 @@ class Made:
 
 def make(suite: Suite, interpreter: Interpreter, work: Path) -> Made:
     """Make it, or find it as it was made earlier."""
+    if suite.only and interpreter.name not in suite.only:
+        raise Missing(f"is for {', '.join(suite.only)} only")
     place = work / interpreter.name / suite.name
     here, ready = place / "source", place / "ready"
     is_regrtest = suite.kind == "regrtest"

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.running import VELO, clean_environment, is_locked, read_statistics
+from tests.support.running import HAS_NATIVE, VELO, clean_environment, is_locked, read_statistics
 from tests.support.tree import make_environment
 from velo_import.launch.enable import disable, enable
 
@@ -43,6 +43,7 @@ PLAIN, FIRST, SERVED = "plain", "first", "served"
 ENDING = "(exit code)"  # compared like the outcome of a test
 REPEATS = 4  # of each kind, as long as something differs
 LEARNING = 300  # seconds that a learner may take on a busy machine
+COUNTED = ("served", "images", "native", "errors")  # of VELO_STATS
 SETTINGS = Path(__file__).with_name("django_settings.py")
 
 
@@ -54,6 +55,7 @@ class Run:
     code: str
     seconds: float
     served: int
+    images: int
     native: int
     processes: int
     errors: int
@@ -71,6 +73,7 @@ class PartResult:
     failed: int = 0
     skipped: int = 0
     served: int = 0
+    images: int | None = None  # None: there was no native module, which alone can use them
     native: int = 0
     processes: int = 0
     errors: int = 0
@@ -151,7 +154,7 @@ class Place:
         numbers = read_statistics(statistics)
         if kind != PLAIN:
             self.wait_learned()
-        total = {name: sum(each[name] for each in numbers) for name in ("served", "native", "errors")}
+        total = {name: sum(each[name] for each in numbers) for name in COUNTED}
         outcomes = read_outcomes(report)
         if outcomes.results:
             outcomes.results[ENDING] = code
@@ -160,6 +163,7 @@ class Place:
             code,
             round(seconds, 1),
             total["served"],
+            total["images"],
             total["native"],
             len(numbers),
             total["errors"],
@@ -171,8 +175,17 @@ class Place:
         end = time.monotonic() + LEARNING
         while any(is_locked(lock) for lock in (self.home / "run").rglob("*.lock")):
             if time.monotonic() > end:
-                raise RuntimeError(f"the learner has not finished after {LEARNING} s")
+                raise StillLearning(f"the learner has not finished after {LEARNING} s")
             time.sleep(0.05)
+
+    def clear(self) -> None:
+        """Leave the logs only: a hundred parts on five Pythons would fill a disk."""
+        for each in ("user", "tmp", "velo", "venv"):
+            shutil.rmtree(self.folder / each, ignore_errors=True)
+
+
+class StillLearning(Exception):
+    """What the next run is to be served is not there, and it is not worth waiting for it any longer."""
 
 
 def run_part(place: Place, part: str) -> PartResult:
@@ -181,7 +194,11 @@ def run_part(place: Place, part: str) -> PartResult:
     arguments = shlex.split(part)
     shown = suite.command(Path("python"), arguments, Path("report.xml"), Path("tmp"))
     result = PartResult(part, shlex.join(shown))
-    runs = {kind: place.run(kind, arguments) for kind in (PLAIN, FIRST, SERVED)}
+    try:
+        runs = {kind: place.run(kind, arguments) for kind in (PLAIN, FIRST, SERVED)}
+    except StillLearning as reason:
+        result.problems.append(str(reason))
+        return result
     plain, counted = runs[PLAIN], runs[SERVED]
     result.seconds = {kind: run.seconds for kind, run in runs.items()}
     result.codes = {kind: run.code for kind, run in runs.items()}
@@ -193,6 +210,10 @@ def run_part(place: Place, part: str) -> PartResult:
         result.problems.append(f"no outcomes of the plain run ({plain.code}): {plain.tail[-1500:]}")
     if not counted.served:
         result.problems.append(f"nothing was served ({counted.code})")
+    elif HAS_NATIVE:
+        result.images = counted.images
+        if not counted.images:
+            result.problems.append(f"no function came from an image ({counted.code})")
     seen: dict[str, Seen] = {}
     for kind in (FIRST, SERVED):
         for test in differing(plain.outcomes.results, runs[kind].outcomes.results):
@@ -211,8 +232,12 @@ def run_part(place: Place, part: str) -> PartResult:
         if not suspects:
             break
         again = suite.selection(part, [files[test] for test in suspects if test in files])
-        for kind in (PLAIN, SERVED):
-            note({test: seen[test] for test in suspects}, kind, place.run(kind, again).outcomes)
+        try:
+            for kind in (PLAIN, SERVED):
+                note({test: seen[test] for test in suspects}, kind, place.run(kind, again).outcomes)
+        except StillLearning as reason:
+            result.problems.append(str(reason))
+            return result
         suspects = judge(seen, suite, place.version, result)
     return result
 
@@ -241,10 +266,12 @@ def judge(seen: dict[str, Seen], suite: Suite, version: str, result: PartResult)
     return list(result.unexplained)
 
 
-def summary(parts: Iterable[PartResult]) -> dict[str, int]:
-    """The sums that a row of the table shows."""
+def summary(parts: Iterable[PartResult]) -> dict[str, int | None]:
+    """The sums that a row of the table shows; None for images where no part could have any."""
     results = list(parts)
     numbers = ("tests", "passed", "failed", "skipped", "served", "processes")
-    found = {name: sum(getattr(each, name) for each in results) for name in numbers}
+    found: dict[str, int | None] = {name: sum(getattr(each, name) for each in results) for name in numbers}
+    images = [each.images for each in results if each.images is not None]
+    found["images"] = sum(images) if images else None
     groups = ("listed", "unstable", "once", "unexplained", "problems")
     return {**found, **{name: sum(len(getattr(each, name)) for each in results) for name in groups}}

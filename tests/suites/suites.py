@@ -27,7 +27,8 @@ class Suite:
     parts: tuple[str, ...]
     source: str = ""
     install: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()  # the Pythons that it can be had for; none named: all
+    split: tuple[str, ...] = ()  # test packages of CPython whose modules are parts of their own
     limit: int = 1500  # seconds for one run of one part on a busy machine
 
     @property
@@ -63,16 +64,20 @@ class Suite:
         return [*start, "tests/runtests.py", "--settings=velo_suite_settings", "--parallel=1", *arguments]
 
     def selection(self, part: str, files: Iterable[str]) -> list[str]:
-        """The arguments that repeat as little of `part` as its runner can name: the files of some tests."""
+        """The arguments that repeat as little of `part` as its runner can name: the files of some tests, or
+        what the part takes of such a file.
+        """
         arguments = shlex.split(part)
-        chosen = sorted(set(files))
+        chosen = set(files)
         if self.kind != "pytest" or not chosen:
             return arguments
-        options = []
+        kept = []
         for position, word in enumerate(arguments):
             if word.startswith("-"):
-                options += arguments[position : position + 2]
-        return [*options, *chosen]
+                kept += arguments[position : position + 2]
+        inside = [word for word in arguments if word.partition("::")[0] in chosen]
+        whole = chosen - {word.partition("::")[0] for word in inside}
+        return [*kept, *inside, *sorted(whole)]
 
 
 def read_suites(path: Path = LIST) -> dict[str, Suite]:
@@ -92,7 +97,14 @@ def parts_of(suite: Suite, stdlib: Path) -> tuple[str, ...]:
     if suite.kind != "regrtest":
         return suite.parts
     names = sorted({path.name.removesuffix(".py") for path in (stdlib / "test").glob("test_*")})
-    return tuple(dict.fromkeys(name for part in suite.parts for name in fnmatch.filter(names, part)))
+    found: dict[str, None] = {}
+    for name in (name for part in suite.parts for name in fnmatch.filter(names, part)):
+        inside = sorted((stdlib / "test" / name).glob("test_*.py"))
+        if inside and any(fnmatch.fnmatch(name, each) for each in suite.split):
+            found.update(dict.fromkeys(f"test.{name}.{path.stem}" for path in inside))
+        else:
+            found[name] = None
+    return tuple(found)
 
 
 def by_name(suites: Mapping[str, Suite], names: Sequence[str]) -> list[Suite]:

@@ -5,6 +5,7 @@ it from what fails by itself, and refuses a run in which nothing was served.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.interpreters import ask
-from tests.support.running import CHECKOUT
+from tests.support.running import CHECKOUT, HAS_NATIVE
 from tests.support.tree import Tree
 
 from .make import Made, Missing, library, make
 from .outcomes import Outcomes, Seen, differing, read_outcomes, read_rules, reason_for
-from .results import FOLDER, keep, table, write_table
+from .results import FOLDER, is_built, keep, settled, table, write_table
 from .run import PartResult, Place, run_part
 from .suites import Suite, parts_of, read_suites
 
@@ -79,6 +80,7 @@ def test_what_only_velo_causes_is_found(tmp_path: Path) -> None:
     result = run_part(Place(suite, made, ".", "3.x"), ".")
 
     assert result.problems == []
+    assert (result.images or 0) > 50 or not HAS_NATIVE
     assert list(result.unexplained) == ["test_own::test_looks"]
     assert result.unexplained["test_own::test_looks"]["plain"].keys() == {"passed"}
     assert list(result.unstable) == ["test_own::test_every_other_time"]
@@ -94,6 +96,19 @@ def test_a_run_without_velo_does_not_count(tmp_path: Path) -> None:
     result = run_part(place, ".")
 
     assert result.problems == ["nothing was served (0)"]
+
+
+@pytest.mark.skipif(not HAS_NATIVE, reason="only the native module can use images")
+def test_a_run_without_images_does_not_count(tmp_path: Path) -> None:
+    """Where Velo has images of functions, a run that could not use them proves nothing about them."""
+    suite, made = own_suite(tmp_path, {"test_own.py": "def test_good(): pass\n"})
+    place = Place(suite, made, ".", "3.x")
+    place.extra["VELO_REMEMBER"] = "patterns,sources,metadata"
+
+    result = run_part(place, ".")
+
+    assert result.served > 50
+    assert result.problems == ["no function came from an image (0)"]
 
 
 def test_a_suite_that_cannot_start_does_not_count(tmp_path: Path) -> None:
@@ -166,14 +181,64 @@ def test_reviewed_differences_have_reasons() -> None:
 def test_results_are_kept_and_shown(tmp_path: Path) -> None:
     """Part by part; a row of the table adds the parts of a suite up."""
     path = tmp_path / "3.12.json"
-    suite = Suite("own", "pytest", ("a", "b"), source="own==1")
-    keep(path, "3.12.1", suite, PartResult("a", "pytest a", tests=3, passed=2, skipped=1, served=40))
-    keep(
-        path, "3.12.1", suite, PartResult("b", "pytest b", tests=9, passed=9, problems=["nothing was served"])
-    )
-    keep(path, "3.12.1", suite, PartResult("b", "pytest b", tests=5, passed=5, served=2, once={"t": {}}))
+    parts = [
+        PartResult("a", "pytest a", tests=3, passed=2, skipped=1, served=40),
+        PartResult("b", "pytest b", tests=9, passed=9, problems=["nothing was served"]),
+        PartResult("b", "pytest b", tests=5, passed=5, served=2, images=1500, once={"t": {}}),
+    ]
 
-    assert table([path]).splitlines()[2] == "| 3.12.1 | own==1 | 8 | 7 | 0 | 1 | 42 | 0 | 0 | 0 | 1 | 0 |"
+    for each in parts:
+        keep_own(path, each)
+
+    lines = table([path]).splitlines()
+    assert lines[2] == "| 3.12.1 | own==1 | 8 | 7 | 0 | 1 | 42 | 1,500 | 0 | 0 | 0 | 1 | 0 |"
+    assert lines[-1] == "All of it with Velo as of abc."
+    keep_own(tmp_path / "twins.json", parts[0])
+    assert table([tmp_path / "twins.json"]).splitlines()[2].endswith(" | 40 | - | 0 | 0 | 0 | 0 | 0 |")
+
+
+def keep_own(path: Path, result: PartResult, revision: str = "abc") -> None:
+    keep(path, "3.12.1", Suite("own", "pytest", ("a", "b"), source="own==1"), result, ("a", "b"), revision)
+
+
+def test_revisions_are_not_mixed_by_accident(tmp_path: Path) -> None:
+    """Results of several revisions are shown only when asked for, each row with its own."""
+    path = tmp_path / "3.12.json"
+    keep_own(path, PartResult("a", "pytest a", tests=3, passed=3, served=40))
+    keep_own(path, PartResult("b", "pytest b", tests=5, passed=5, served=2), "def")
+
+    with pytest.raises(SystemExit, match=r"several revisions \(abc, def\)"):
+        table([path])
+    heads, _, row = table([path], mixed=True).splitlines()
+    assert heads.endswith("| unexplained | Velo |")
+    assert row.endswith("| 0 | abc, def |")
+
+
+def test_what_was_run_is_not_run_again(tmp_path: Path) -> None:
+    """A run that is resumed leaves out what is settled at this very revision, and nothing else."""
+    path = tmp_path / "3.12.json"
+    keep_own(path, PartResult("a", "pytest a", unexplained={"t": {}}))
+    keep_own(path, PartResult("b", "pytest b"))
+
+    assert settled(path, "own", "abc") == {"b"}
+    assert settled(path, "own", "def") == settled(path, "other", "abc") == set()
+    keep_own(path, PartResult("a", "pytest a"), "abc-dirty")
+    assert settled(path, "own", "abc") == {"b"}
+    assert settled(path, "own", "abc-dirty") == settled(tmp_path / "none.json", "own", "abc") == set()
+
+
+def test_old_native_modules_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is built of older sources would be compared under a revision that it is not."""
+    monkeypatch.setattr("tests.suites.results.NATIVE", tmp_path)
+    Tree(tmp_path).write({"core.c": "", "core.h": "", "core.abi3.so": ""})
+    os.utime(tmp_path / "core.c", (10, 10))
+    os.utime(tmp_path / "core.h", (10, 10))
+
+    assert is_built()
+    os.utime(tmp_path / "core.abi3.so", (9, 9))
+    assert not is_built()
+    (tmp_path / "core.abi3.so").unlink()
+    assert is_built()
 
 
 def test_the_page_shows_what_is_kept(tmp_path: Path) -> None:
@@ -181,11 +246,11 @@ def test_the_page_shows_what_is_kept(tmp_path: Path) -> None:
     page = tmp_path / "suites.md"
     page.write_text((CHECKOUT / "docs" / "suites.md").read_text())
 
-    write_table(page, sorted(FOLDER.glob("*.json")))
+    write_table(page, sorted(FOLDER.glob("*.json")), mixed=True)
 
     assert page.read_text() == (CHECKOUT / "docs" / "suites.md").read_text()
     rows = [line for line in page.read_text().splitlines() if line.startswith("| 3.")]
-    assert rows != [] == [line for line in rows if not line.endswith(" 0 |")]
+    assert rows != [] == [line for line in rows if line.split(" | ")[-2] != "0"]
 
 
 def test_parts_are_those_that_there_are(tmp_path: Path) -> None:
@@ -199,6 +264,26 @@ def test_parts_are_those_that_there_are(tmp_path: Path) -> None:
     assert parts == ("test_many_a", "test_many_b", "test_one")
 
 
+def test_large_packages_are_run_module_by_module(tmp_path: Path) -> None:
+    """Those of multiprocessing take half an hour; what is one file on an older Python stays one part."""
+    Tree(tmp_path).write(
+        {
+            "test/test_many_a/__init__.py": "",
+            "test/test_many_a/test_two.py": "",
+            "test/test_many_a/test_one.py": "",
+            "test/test_many_a/util.py": "",
+            "test/test_many_b.py": "",
+        }
+    )
+    suite = Suite("cpython", "regrtest", ("test_many_*",), split=("test_many_*",))
+
+    assert parts_of(suite, tmp_path) == (
+        "test.test_many_a.test_one",
+        "test.test_many_a.test_two",
+        "test_many_b",
+    )
+
+
 def test_repeats_name_the_files_of_what_differed() -> None:
     """Options stay, everything else gives way to the files."""
     suite = Suite("own", "pytest", ("-k claw tests",))
@@ -210,6 +295,12 @@ def test_repeats_name_the_files_of_what_differed() -> None:
         "tests/b.py",
     ]
     assert suite.selection(suite.parts[0], []) == ["-k", "claw", "tests"]
+    part = "tests/a.py::Slow tests/a.py::Slower tests"
+    assert suite.selection(part, ["tests/a.py", "tests/b.py"]) == [
+        "tests/a.py::Slow",
+        "tests/a.py::Slower",
+        "tests/b.py",
+    ]
 
 
 @pytest.mark.suites

@@ -183,6 +183,34 @@ def sources(names):
     return seen
 
 
+def functions(names):
+    """What is executed when somebody calls what the modules define: {module: {name: code}}."""
+    import types
+
+    def code_in(value):
+        value = getattr(value, "fget", value) if type(value) is property else value
+        value = value.__func__ if type(value) in (staticmethod, classmethod) else value
+        return value.__code__ if type(value) is types.FunctionType else None
+
+    seen = {}
+    for name in names:
+        module = sys.modules.get(name)
+        if type(module) is not types.ModuleType:
+            continue
+        found = {}
+        for key, value in list(namespace(module).items()):
+            if (code := code_in(value)) is not None:
+                found[key] = code
+            elif type(value) is type and value.__module__ == name:
+                found |= {f"{key}.{part}": code_in(inner) for part, inner in vars(value).items()}
+        seen[name] = {
+            key: f"{digest_code(code)} {' '.join(sorted(file_names(code)))}"
+            for key, code in found.items()
+            if code is not None
+        }
+    return seen
+
+
 def code_of(names):
     """What each loader gives when it is asked again: {module: code, source and data}."""
     seen = {}
@@ -345,8 +373,10 @@ def metadata():
     return seen
 
 
-def main(plan, output):
-    """`plan`: a file of module names. Writes `output` (JSON), and the names as they are reached beside it."""
+def main(plan, output, listens):
+    """`plan`: a file of module names. Writes `output` (JSON), and the names as they are reached beside it.
+    `listens`: whether this is an auditor; programs that are audited get no images.
+    """
     with open(plan, encoding="utf-8") as file:
         names = file.read().split()
     progress = posix.open(
@@ -354,7 +384,8 @@ def main(plan, output):
     )
     sys.argv[:] = ["sweep", "--version"]  # for `__main__` modules: most answer and end
     recorder = Recorder()
-    sys.addaudithook(recorder)
+    if listens:
+        sys.addaudithook(recorder)
     modules_before = list(sys.modules)
     recorder.is_on = True
     raised = import_all(names, progress)
@@ -392,6 +423,7 @@ def main(plan, output):
     }
     imported = [name for name in names if name in sys.modules]
     posix.write(progress, b"# code\n")
+    seen["functions"] = functions(imported)
     seen["code"] = code_of(imported)
     posix.write(progress, b"# source\n")
     seen["source"] = sources(imported)
@@ -413,4 +445,4 @@ def main(plan, output):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1], sys.argv[2], sys.argv[3] == "listens")

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.running import VELO, clean_environment, is_locked, read_statistics
+from tests.support.running import HAS_NATIVE, VELO, clean_environment, is_locked, read_statistics
 
 from .compare import Difference, differences, droppers, flatten, read_rules, without_noise
 from .scan import Environment
@@ -32,8 +32,8 @@ LIMIT = 900  # seconds for one run; those of scipy with all its tests take one m
 MOST_LOST = 8  # modules that end the process, per package
 MOST_REPEATS = 3
 IMPORT_TIME = re.compile(r"import time: +\S+ +\| +\S+ +\|(.*)")
-ARMS = ("first", "ingested", "learned")
-COUNTERS = ("served", "native", "deferred", "errors", "own_served", "sources")
+ARMS = ("first", "ingested", "learned", "imaged")
+COUNTERS = ("served", "native", "deferred", "errors", "images", "own_served", "sources")
 
 
 @dataclass
@@ -61,6 +61,10 @@ class PackageResult:
     problems: list[str] = field(default_factory=list)
 
 
+# Programs that listen to audit events get no images. `imaging` is the start from which they are learned.
+DEAF = ("imaging", "imaged")
+
+
 class Sweep:
     """One environment, one folder to work in, two stores: one that was ingested, one that learned."""
 
@@ -69,7 +73,7 @@ class Sweep:
     ) -> None:
         self.environment = environment
         self.folder = folder
-        self.arms = arms
+        self.arms = [arm for arm in arms if arm != "imaged" or HAS_NATIVE]
         self.extra = extra
         self.rules = read_rules()
         self.lock = threading.Lock()  # one report at a time
@@ -119,7 +123,7 @@ class Sweep:
         if arm != "plain":
             variables.update(PYTHONPATH=self.injection, VELO_HOME=str(self.home(arm)))
             variables["VELO_STATS"] = str(statistics)
-        if arm in ("learned", "ingested"):
+        if arm in ("learned", "ingested", "imaged"):
             variables["VELO_READONLY"] = "1"
         process = subprocess.Popen(
             [str(self.environment.python), *arguments],
@@ -151,7 +155,8 @@ class Sweep:
         plan.write_text("\n".join(names))
         output.unlink(missing_ok=True)
         flags = ["-X", "importtime", "-W", "always"]
-        run = self.start(package, arm, [*flags, str(stand / "sweep_probe.py"), str(plan), str(output)])
+        ears = "deaf" if arm in DEAF else "listens"
+        run = self.start(package, arm, [*flags, str(stand / "sweep_probe.py"), str(plan), str(output), ears])
         progress = Path(f"{output}.progress")
         reached = (progress.read_text().splitlines() or [""])[-1] if progress.exists() else ""
         if not output.exists():
@@ -200,7 +205,9 @@ class Sweep:
         plain.update(self.aside(package, "plain", names, result.lost))
         noise: list[Difference] = []
         for arm in self.arms:
-            if arm == "learned":
+            if arm == "imaged":
+                self.probe(package, "imaging", names)
+            if arm in ("learned", "imaged"):
                 self.wait_learned()
             document, reached, run = self.probe(package, arm, names)
             if document is None:
@@ -209,7 +216,11 @@ class Sweep:
             result.arms[arm] = record = measure(document, names, run.statistics)
             if record["errors"]:
                 result.problems.append(f"{arm}: errors in the hook: {record}")
-            if arm == "first":
+            if arm == "imaged":
+                aspects = set(document) - {"events"}
+                if record["own_served"] and not record["images"]:
+                    result.problems.append(f"{arm}: no images, so nothing compared: {record}")
+            elif arm == "first":
                 aspects = set(document)
             else:
                 document.update(self.aside(package, arm, names, result.lost))
@@ -292,7 +303,7 @@ def measure(
         reasons.update(each["reasons"])
     served = sum(each.endswith(".VeloSourceLoader") for each in loaders)
     return {
-        **{name: sum(each[name] for each in statistics) for name in COUNTERS[:4]},
+        **{name: sum(each[name] for each in statistics) for name in COUNTERS[:5]},
         "own_served": served,
         "sources": served + loaders.count("_frozen_importlib_external.SourceFileLoader"),
         "reasons": dict(reasons.most_common()),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.interpreters import ask
-from tests.support.running import clean_environment
+from tests.support.running import HAS_NATIVE, clean_environment
 from tests.support.tree import Tree, make_environment
 
 from .compare import Difference, Seen, differences, flatten, read_rules, without_noise
@@ -78,6 +78,8 @@ def test_packages_of_this_environment(environment_folder: Path, site: Path, tmp_
     assert found["imported"] > 80
     for arm in ("ingested", "learned"):
         assert found["arms"][arm]["own_served"] == found["arms"][arm]["sources"] > 60
+    if HAS_NATIVE:
+        assert found["arms"]["imaged"]["images"] > 60
     assert found["unexplained"] == found["problems"] == 0 < sum(found["explained"].values())
 
 

@@ -246,8 +246,10 @@ static int fill(const Images *images, PyObject *code, const uint8_t *bodies, uin
                    is_within(place, 1, 16, data_size) && (PyObject *)Py_TYPE(function) == images->code_type;
         if (!is_whole)
             break;
-        /* The tuple is new, and nobody but its code has it; a hole is None. */
+        /* The tuple is new, and nobody but its code has it. */
         PyObject **item = (PyObject **)((char *)constants[body] + images->items) + index;
+        if (!(is_whole = *item == Py_None))
+            break;
         Py_INCREF(function);
         Py_DECREF(*item);
         *item = function;

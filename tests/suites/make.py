@@ -8,8 +8,8 @@ unpacked into a copy of the interpreter's library.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +25,7 @@ from tests.sweep.make import find_uv
 
 from .suites import Suite
 
+PIP = "python3-pip-whl"
 QUESTION = "import json, os, sys; print(json.dumps([os.path.dirname(os.__file__), sys.version.split()[0]]))"
 
 
@@ -59,38 +60,31 @@ def with_debian_tests(python: Path, stdlib: Path, folder: Path) -> Path:
     copy.parent.mkdir(parents=True)
     shutil.copy2(python, copy)
     shutil.copytree(stdlib, folder / "usr" / "lib" / stdlib.name, symlinks=True)
-    status = (sid.folder() / "var" / "lib" / "dpkg" / "status").read_text()
-    found = re.search(
-        rf"^Package: lib{re.escape(stdlib.name)}-stdlib\n(?:.+\n)*?Version: (.+)$", status, re.M
-    )
-    if found is None:
-        raise Missing(f"the sid root does not say which {stdlib.name} it has")
-    release = found[1].rpartition(":")[2]
-    machine = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True).stdout.strip()
-    for name in (
-        f"lib{stdlib.name}-testsuite_{release}_all.deb",
-        f"{stdlib.name}-venv_{release}_{machine}.deb",
-    ):
-        target = folder / name
-        try:
-            urllib.request.urlretrieve(f"{sid.mirror()}/pool/main/p/{stdlib.name}/{name}", target)
-            subprocess.run(["dpkg-deb", "-x", target, folder], check=True)
-        except (OSError, subprocess.CalledProcessError) as problem:
-            raise Missing(f"{name}: {problem}") from problem
-    bundle_pip(folder / "usr" / "lib" / stdlib.name / "ensurepip")
+    for package in (f"lib{stdlib.name}-testsuite", f"{stdlib.name}-venv", PIP):
+        unpack_debian(package, folder)
+    # Debian has one wheel of pip for all of its Pythons; here it lies where others have that of `ensurepip`.
+    bundled = folder / "usr" / "lib" / stdlib.name / "ensurepip" / "_bundled"
+    shutil.move(folder / "usr" / "share" / "python-wheels", bundled)
     (folder / "complete").touch()
     return copy
 
 
-def bundle_pip(ensurepip: Path) -> None:
-    """Put the wheel of pip where other builds have it; Debian has a package of it for all of its Pythons."""
-    wanted = re.search(r'^_PIP_VERSION = "(.+)"$', (ensurepip / "__init__.py").read_text(), re.M)
-    assert wanted is not None
-    requirement = f"pip=={wanted[1]}"
-    command = ["-m", "pip", "download", "-q", "--no-deps", "-d", str(ensurepip / "_bundled"), requirement]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    if done.returncode:
-        raise Missing(f"{requirement}: {done.stderr.strip()[-600:]}")
+def unpack_debian(package: str, folder: Path) -> None:
+    """Unpack a package of the release that the sid root was made of, as its index says."""
+    (index,) = (sid.folder() / "var" / "lib" / "apt" / "lists").glob("*_Packages")
+    _, _, rest = index.read_text().partition(f"Package: {package}\n")
+    fields = dict(line.split(": ", 1) for line in rest.partition("\n\n")[0].splitlines() if ": " in line)
+    if "Filename" not in fields:
+        raise Missing(f"Debian sid has no {package} at present")
+    target = folder / Path(fields["Filename"]).name
+    try:
+        urllib.request.urlretrieve(f"{sid.mirror()}/{fields['Filename']}", target)
+        if hashlib.sha256(target.read_bytes()).hexdigest() != fields["SHA256"]:
+            raise Missing(f"{target.name} is not what the index of the sid root says")
+        subprocess.run(["dpkg-deb", "-x", target, folder], check=True)
+    except (OSError, subprocess.CalledProcessError) as problem:
+        raise Missing(f"{target.name}: {problem}") from problem
+    target.unlink()
 
 
 @dataclass(frozen=True)

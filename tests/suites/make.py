@@ -62,9 +62,11 @@ def with_debian_tests(python: Path, stdlib: Path, folder: Path) -> Path:
     shutil.copytree(stdlib, folder / "usr" / "lib" / stdlib.name, symlinks=True)
     for package in (f"lib{stdlib.name}-testsuite", f"{stdlib.name}-venv", PIP):
         unpack_debian(package, folder)
-    # Debian has one wheel of pip for all of its Pythons; here it lies where others have that of `ensurepip`.
-    bundled = folder / "usr" / "lib" / stdlib.name / "ensurepip" / "_bundled"
-    shutil.move(folder / "usr" / "share" / "python-wheels", bundled)
+    # Debian has one wheel of pip for all of its Pythons; this machine may have another in the same place.
+    for facts in {path.resolve() for path in (folder / "usr" / "lib" / stdlib.name).glob("_sysconfig*_*")}:
+        facts.write_text(
+            facts.read_text().replace("/usr/share/python-wheels", f"{folder}/usr/share/python-wheels")
+        )
     (folder / "complete").touch()
     return copy
 

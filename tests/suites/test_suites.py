@@ -6,6 +6,7 @@ it from what fails by itself, and refuses a run in which nothing was served.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -52,6 +53,37 @@ def test_cpythons_own(part: str, tmp_path: Path) -> None:
     assert (result.problems, result.unexplained) == ([], {})
     assert result.served > 50
     assert result.passed > 3
+
+
+def test_the_audit_hook_of_cpythons_runner_is_left_out(tmp_path: Path) -> None:
+    """Only that one, once: hooks that tests set are set, and it starts as `python -m test` does."""
+    Tree(tmp_path).write(
+        {
+            "test/__init__.py": "",
+            "test/__main__.py": """
+                import sys
+
+                heard = []
+
+                def _test_audit_hook(name, arguments):
+                    heard.append("the runner's")
+
+                def hook_of_a_test(name, arguments):
+                    name == "event" and heard.append("a test's")
+
+                add = sys.addaudithook
+                add(_test_audit_hook)
+                sys.addaudithook(hook_of_a_test)
+                sys.audit("event")
+                print(heard, add is sys.addaudithook, sys.argv[1:], __spec__.name)
+                """,
+        }
+    )
+    command = read_suites()["cpython"].command(Path(sys.executable), ["test_one"], Path("xml"), Path("tmp"))
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    assert done.stdout == f'["a test\'s"] False {command[3:]} test.__main__\n', done.stderr
 
 
 def test_what_only_velo_causes_is_found(tmp_path: Path) -> None:

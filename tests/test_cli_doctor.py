@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.running import HAS_NATIVE, Velo
+from tests.support.running import HAS_NATIVE, VELO, Velo, start
 from tests.support.tree import Tree
 
 NEEDS_NATIVE = pytest.mark.skipif(not HAS_NATIVE, reason="only native code can use images")
@@ -163,12 +164,14 @@ def test_a_damaged_manifest_is_found(velo: Velo, tree: Tree) -> None:
         ("*.code", "hook code", "is damaged"),
         ("remembered.table", "hook", "remembered: "),
         pytest.param("images.table", "hook", "images: ", marks=NEEDS_NATIVE),
+        ("metadata.table", "distributions", "is damaged"),
         ("learner", "learner", "does not work"),
     ],
 )
 def test_the_damaged_file_is_named(velo: Velo, tree: Tree, pattern: str, name: str, text: str) -> None:
     """Whatever a start reads and cannot use: programs run as without Velo, and here is why."""
-    tree.write({"app.py": "import helper, re", "helper.py": ""})
+    asks = "import helper, re\nfrom importlib import metadata\nlist(metadata.distributions())"
+    tree.write({"app.py": asks, "helper.py": ""})
     for _ in range(3):
         velo.learn("app.py")
     paths = [path for path in velo.home.rglob(pattern) if path.is_file()]
@@ -204,6 +207,32 @@ def test_an_unsupported_interpreter_fails(velo: Velo, name: str, tmp_path: Path)
 
     assert result.code == 1
     assert "fail  interpreter" in result.stdout
+
+
+def test_an_interpreter_may_be_named_from_here(velo: Velo) -> None:
+    """`--python .venv/bin/python`, as for every other command."""
+    here = os.path.relpath(velo.python, velo.cwd)
+    result = velo.command("doctor", "--python", here, "--json")
+
+    assert result.code == 0, result.stdout
+
+
+def test_a_store_that_cannot_be_entered_is_a_finding(velo: Velo, tree: Tree) -> None:
+    """The very thing that people call the doctor for must not end it."""
+    tree.write({"app.py": ""})
+    velo.learn("app.py")
+    velo.home.chmod(0)
+    guard = ["setpriv", "--bounding-set", "-all"] if os.geteuid() == 0 else []
+    if guard and not shutil.which(guard[0]):
+        pytest.skip("root may enter everywhere, and there is no setpriv to give that up")
+
+    command = [*guard, *VELO, "doctor", "--python", velo.python]
+    result = start(command, cwd=velo.cwd, environment=velo.velo_environment())
+    velo.home.chmod(0o700)
+
+    assert result.code == 1, result.stderr
+    assert "fail  store: " in result.stdout
+    assert "checks, 1 failed" in result.stderr
 
 
 def test_a_missing_interpreter_fails(velo: Velo) -> None:

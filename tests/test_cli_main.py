@@ -18,8 +18,8 @@ from velo_import.errors import StoreMissing
 
 LEAVES = [
     *(name for name in COMMANDS if name not in ("manifest", "store", "config")),
-    *(f"manifest {name}" for name in ("list", "query", "stats")),
-    *(f"store {name}" for name in ("path", "size", "clear", "repack")),
+    *(f"manifest {name}" for name in ("list", "query", "stats", "tree", "diff", "export")),
+    *(f"store {name}" for name in ("path", "size", "clear", "repack", "share")),
     *(f"config {name}" for name in ("show", "path", "validate")),
 ]
 

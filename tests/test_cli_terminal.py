@@ -58,6 +58,18 @@ def test_tables_say_the_same_in_a_pipe(velo: Velo) -> None:
     assert shown.split() == piped.split()
 
 
+def test_names_do_not_steer_the_terminal(velo: Velo, tree: Tree) -> None:
+    """A folder that somebody else has named is shown, in a table and in a line, and not obeyed."""
+    title = "\x1b]0;title\x07"
+    tree.write({f"{title}/app.py": ""})
+    velo.ingest(tree / title)
+
+    shown = at_terminal(velo, "manifest", "stats") + at_terminal(velo, "manifest", "query", "app")
+
+    assert title not in shown
+    assert shown.count(r"\x1b]0;title\x07") >= 2
+
+
 @pytest.mark.parametrize("quiet", [None, "1"])
 def test_progress_can_be_switched_off(velo: Velo, tree: Tree, quiet: str | None) -> None:
     """Some terminals are logs in disguise; progress hides the cursor, so that tells whether it was there."""

@@ -70,9 +70,11 @@ def secret_names(summary: IngestSummary, project: Tree) -> list[str]:
 
 
 SECRETS = """.env .env.production deploy/.env.local .ENV id_ed25519 keys/server.key cert.PEM .netrc .npmrc
-    .ssh/config .gnupg/trustdb .aws/credentials config/.docker/config.json prod.tfstate a/.secrets/b/c"""
-NO_SECRETS = """app.py .env.example .env.sample env environment.py key.py secrets.py keys/readme.md .envoy
-    .aws/task-definition.json .docker/Dockerfile .github/workflows/ci.yml monkey pem.txt ssh/x"""
+    .ssh/config .gnupg/trustdb .aws/credentials deploy/credentials config/.docker/config.json prod.tfstate
+    a/.secrets/b/c"""
+NO_SECRETS = """app.py .env.example .env.sample env environment.py key.py secrets.py credentials.py
+    keys/readme.md .envoy .aws/task-definition.json .docker/Dockerfile .github/workflows/ci.yml monkey
+    pem.txt ssh/x"""
 
 
 @pytest.mark.parametrize("path", SECRETS.split())

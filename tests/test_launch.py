@@ -129,8 +129,10 @@ def test_what_cannot_start_is_126_or_127(velo: Velo) -> None:
     missing = velo.run(command=["no-such-program"])
     forbidden = velo.run(command=["/etc/passwd"])
     folder = velo.run(command=["/etc"])
+    nameless = velo.run(command=[""])
 
-    assert (missing.code, forbidden.code, folder.code) == (127, 126, 126)
+    assert (missing.code, forbidden.code, folder.code, nameless.code) == (127, 126, 126, 127)
+    assert "not found" in nameless.stderr
     assert missing.stdout == ""
     assert missing.stderr.splitlines()[0] == "error: cannot start 'no-such-program': not found"
     assert missing.stderr.splitlines()[1].startswith("hint: ")

@@ -245,8 +245,33 @@ def halve_the_meta_page(path: Path) -> None:
     os.truncate(path, 100)
 
 
+def become_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def become_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def lock_becomes_a_folder(path: Path) -> None:
+    become_a_folder(path.with_name("lock.mdb"))
+
+
 @pytest.mark.parametrize(
-    "damage", [cut, empty, scribble, scribble_behind_the_head, halve_the_meta_page, Path.unlink]
+    "damage",
+    [
+        cut,
+        empty,
+        scribble,
+        scribble_behind_the_head,
+        halve_the_meta_page,
+        Path.unlink,
+        become_a_pipe,
+        become_a_folder,
+        lock_becomes_a_folder,
+    ],
 )
 def test_damaged_catalogue_is_made_again(
     store: Store, sealed: SealedPack, damage: Callable[[Path], None]
@@ -256,6 +281,15 @@ def test_damaged_catalogue_is_made_again(
     with Catalog.open(store) as catalog:
         assert len(catalog.variants_of(SOURCES, BUILD, 0)) == 50
     assert (store.home / "meta.db.damaged").is_dir()
+    with Catalog.open(store) as catalog:
+        assert len(catalog.packs()) == 1
+
+
+def test_a_link_that_leads_nowhere_is_no_catalogue(store: Store, sealed: SealedPack) -> None:
+    """Somebody moved it to another disk, which has gone."""
+    shutil.rmtree(store.catalogue)
+    store.catalogue.symlink_to("/no/such/folder")
+
     with Catalog.open(store) as catalog:
         assert len(catalog.packs()) == 1
 

@@ -169,6 +169,7 @@ def test_command_that_cannot_start(tree: Tree, velo: Velo) -> None:
     assert (missing.code, refused.code) == (127, 126)
     assert "no-such-command-anywhere" in missing.stderr and missing.stdout == ""
     assert "data.txt" in refused.stderr and refused.stdout == ""
+    assert "hint: " in missing.stderr and "hint: " in refused.stderr
     assert "Traceback" not in missing.stderr + refused.stderr
 
 

@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config.settings import Settings
-from ..errors import StoreMissing, VeloError
+from ..errors import StoreCorrupt, StoreMissing, VeloError
+from ..format.distributions import decode_distributions
 from ..format.manifest import CHECK_NAMES, SITE, PackRecord, manifest_key
+from ..host.files import read_file
 from ..host.filesystems import filesystem_of
 from ..ingest.hookcode import is_whole
 from ..ingest.interpreter import Interpreter, probe
+from ..ingest.owner import in_full
 from ..ingest.plan import default_check
 from ..launch.enable import enabled_files, find_sites
 from ..launch.environment import can_inject, child_environment, is_disabled
@@ -77,7 +80,7 @@ def examine(settings: Settings, python: str, environ: dict[str, str]) -> Iterato
     yield from learner(Path(settings.home))
     yield from last_learn(Path(settings.home))
     try:
-        interpreter = probe(python)
+        interpreter = probe(in_full(python))
     except VeloError as error:
         yield fail("interpreter", error.message, error.hint or "name a CPython 3.11 or later with --python")
         return
@@ -86,6 +89,7 @@ def examine(settings: Settings, python: str, environ: dict[str, str]) -> Iterato
     yield from hook(interpreter, settings, environ)
     yield from hook_code(interpreter, settings)
     yield from manifests(interpreter, settings)
+    yield from distributions(interpreter, settings)
     yield from freshness(interpreter, settings)
     yield from comparisons(interpreter, settings)
     yield from enabled(interpreter)
@@ -95,8 +99,7 @@ def configuration(settings: Settings) -> Iterator[Finding]:
     if not settings.problems:
         yield ok("configuration", f"{len(settings.files)} files" if settings.files else "no files, defaults")
     for problem in settings.problems:
-        text = ": ".join(part for part in (problem.file, problem.key, problem.message) if part)
-        yield warn("configuration", text, "see `velo config validate`")
+        yield warn("configuration", problem.text, "see `velo config validate`")
 
 
 def variables(environ: dict[str, str]) -> Iterator[Finding]:
@@ -147,9 +150,9 @@ def _quarantine(store: Store) -> Iterator[Finding]:
 
 def _may_be_made(home: Path) -> Iterator[Finding]:
     parent = home
-    while not parent.exists() and parent != parent.parent:
+    while not os.path.exists(parent) and parent != parent.parent:
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
         yield fail(
             "store", f"{home} cannot be made in {parent}", "set VELO_HOME to a folder you can write to"
         )
@@ -282,7 +285,7 @@ def hook(interpreter: Interpreter, settings: Settings, environ: dict[str, str]) 
             _ask([interpreter.executable, "-P", "-c", "import json"], {**child, "VELO_STATS": target})
             record: dict[str, Any] = json.loads(Path(target).read_text(encoding="utf-8").splitlines()[0])
         except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
-            if Path(settings.home).exists():
+            if os.path.exists(settings.home):
                 hint = "look for a .pth that replaces sys.path_hooks, and at the store's owner and mode"
                 yield fail("hook", "does not install itself in this interpreter", hint)
             else:
@@ -301,7 +304,7 @@ def hook(interpreter: Interpreter, settings: Settings, environ: dict[str, str]) 
 def hook_code(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]:
     """The hook's own bytecode: where it is damaged, programs do as well and take longer to start."""
     path = Path(settings.home) / "run" / "hook" / f"{interpreter.build().tag}.code"
-    if path.exists() and not is_whole(path):
+    if os.path.exists(path) and not is_whole(path):
         text = f"{path} is damaged: each start compiles the hook"
         yield warn("hook code", text, "the next run that learns makes it again, or remove it")
 
@@ -309,7 +312,7 @@ def hook_code(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]
 def manifests(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]:
     build = interpreter.build()
     folder = Path(settings.home) / "manifests" / "v1" / manifest_key(build, interpreter.prefix)
-    found = [folder / f"{layer}.velo" for layer in LAYERS if (folder / f"{layer}.velo").exists()]
+    found = [folder / f"{layer}.velo" for layer in LAYERS if os.path.exists(folder / f"{layer}.velo")]
     if not found:
         hint = "the second `velo run` is fast; `velo ingest` does it ahead of time"
         yield ok("manifests", f"none yet for {interpreter.prefix}", hint)
@@ -326,13 +329,30 @@ def manifests(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]
                 "manifests", f"{path.name}: {len(manifest.folders)} folders, {len(manifest.packs)} packs"
             )
         packs = Path(settings.home) / "packs" / "v1"
-        gone = [pack.name for pack in manifest.packs if not (packs / pack.name).exists()]
+        gone = [pack.name for pack in manifest.packs if not os.path.exists(packs / pack.name)]
         if gone:
             yield warn("manifests", f"{path.name}: {len(gone)} packs are missing", "run `velo ingest` again")
         changed = sum(not _is_as_written(packs / pack.name, pack) for pack in manifest.packs) - len(gone)
         if changed:
             text = f"{path.name}: {changed} packs were copied, restored or written to, and are not used"
             yield warn("manifests", text, "run `velo verify`, then `velo ingest` again")
+
+
+def distributions(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]:
+    """What is known of installed distributions is read by programs that ask for it, which the hook's check is
+    not: where it is damaged, they look for themselves.
+    """
+    key = manifest_key(interpreter.build(), interpreter.prefix)
+    path = Path(settings.home) / "manifests" / "v1" / key / "metadata.table"
+    if not os.path.lexists(path):
+        return
+    try:
+        decode_distributions(read_file(path))
+    except (OSError, StoreCorrupt) as error:
+        reason = error.message if isinstance(error, StoreCorrupt) else (error.strerror or "").lower()
+        yield warn(
+            "distributions", f"{path}: {reason}", "the next run that learns makes it again, or remove it"
+        )
 
 
 def _is_as_written(path: Path, pack: PackRecord) -> bool:

@@ -12,6 +12,7 @@ import click
 
 from ..config import env
 from ..config.settings import Settings, load, require_valid
+from ..errors import VeloError
 from ..store.layout import Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -48,14 +49,27 @@ def current_folder() -> str:
         return "/"
 
 
-def open_store(*, create: bool = False) -> Store:
-    return Store.open(Path(settings().home), create=create, readonly=not create)
+def open_store() -> Store:
+    """The store that is there, only to be read."""
+    return Store.open(Path(settings().home), readonly=True)
 
 
 def store_to_change() -> Store:
     """The store that is there, to be changed; only to be read where VELO_READONLY is set."""
-    readonly = os.environ.get(env.READONLY, "0") not in ("", "0")
-    return Store.open(Path(settings().home), readonly=readonly)
+    return Store.open(Path(settings().home), readonly=is_readonly())
+
+
+def store_to_fill(home: str) -> Store:
+    """The store in that folder for a command that adds to it; it is made where there is none."""
+    if is_readonly():
+        raise VeloError(
+            "VELO_READONLY is set, so nothing is written to the store", hint="unset VELO_READONLY to write"
+        )
+    return Store.open(Path(home), create=True)
+
+
+def is_readonly() -> bool:
+    return os.environ.get(env.READONLY, "0") not in ("", "0")
 
 
 def default_python() -> str:

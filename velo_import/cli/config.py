@@ -63,7 +63,7 @@ def validate(as_json: bool) -> int:
         render.data({"files": list(chosen.files), "problems": problems})
         return int(bool(problems))
     for problem in chosen.problems:
-        render.line(": ".join(part for part in (problem.file, problem.key, problem.message) if part))
+        render.line(problem.text)
     if not chosen.problems:
         render.note(f"ok: {len(chosen.files)} files")
         return 0

@@ -17,9 +17,10 @@ import click
 
 from ..errors import UsageFault, VeloError
 from ..launch.environment import child_environment
+from ..launch.execute import Fault, check_manifest
 from ..launch.injection import injection_folder, prepare
 from . import render
-from .common import default_python, json_flag, python_option, settings
+from .common import default_python, is_readonly, json_flag, python_option, settings
 
 EXPLAINER = Path(__file__).resolve().parents[1] / "hook" / "explain.py"
 PATIENCE_SECONDS = 120
@@ -61,6 +62,10 @@ def command(name: str, manifest: str, check: str | None, python: str | None, as_
     Exit code 1 when Python does not find the module either.
     """
     interpreter = python or default_python()
+    try:
+        check_manifest(manifest)
+    except Fault as fault:
+        raise UsageFault(fault.message, hint=fault.hint) from None
     answer = explain(interpreter, name, manifest=manifest, check=check or "")
     if answer.get("served_by") == "python" and "not active" in str(answer.get("reason")):
         answer["hint"] = "run the program once with `velo run`, or see `velo doctor`"
@@ -75,7 +80,8 @@ def command(name: str, manifest: str, check: str | None, python: str | None, as_
 def explain(python: str, name: str, *, manifest: str = "", check: str = "") -> dict[str, Any]:
     """The hook's answer about one module, from inside `python`."""
     environ = {key: value for key, value in os.environ.items() if key not in ("VELO_LOG", "VELO_STATS")}
-    prepare(settings().home)
+    if not is_readonly():
+        prepare(settings().home)
     # The question itself is nothing to learn from.
     environment = child_environment(
         environ,

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import click
 
+from ..errors import UsageFault
 from ..ingest.apply import ingest
 from ..launch.injection import prepare
-from ..store.layout import Store
 from . import render
-from .common import json_flag, settings
+from .common import json_flag, settings, store_to_fill
 from .gc import keep_within_limit
 from .ingested import show_summary
 
 
 @click.command("ingest")
-@click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DIR")
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="Write it here as well."
 )
@@ -43,7 +43,7 @@ from .ingested import show_summary
 @click.option("--force", is_flag=True, help="Read every file again.")
 @json_flag
 def command(
-    target: Path,
+    target: str,
     output: Path | None,
     python: str | None,
     jobs: int | None,
@@ -57,12 +57,14 @@ def command(
 
     A second ingest reads only what has changed.
     """
+    if not target:  # "$FORGOTTEN" must not mean the current folder.
+        raise UsageFault("no folder is named", hint="give a virtual environment, site-packages or project")
     chosen = settings(**{"ingest.jobs": jobs})
-    store = Store.open(Path(chosen.home), create=True)
+    store = store_to_fill(chosen.home)
     prepare(chosen.home)
     with render.progress("ingest") as show:
         summary = ingest(
-            target,
+            Path(target),
             store=store,
             python=python,
             output=output,

@@ -108,7 +108,7 @@ def command_line(arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno is None or not error.filename:
             raise
-        return render.failure(VeloError(f"{error.filename}: {error.strerror}"), as_json)
+        return render.failure(_as_refusal(error), as_json)
     return result if isinstance(result, int) else 0
 
 
@@ -119,6 +119,15 @@ def _as_fault(error: click.ClickException) -> UsageFault:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         path = error.ctx.command_path
     return UsageFault(message[:1].lower() + message[1:], hint=f"see `{path} --help`")
+
+
+def _as_refusal(error: OSError) -> VeloError:
+    """What the system refused somewhere where nobody expected it to."""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+    reason = os.strerror(error.errno or 0).lower()
+    return VeloError(
+        f"{name}: {reason}", hint="check that path and who may use it; `velo doctor` looks at the store"
+    )
 
 
 def _nearest(word: str) -> str:

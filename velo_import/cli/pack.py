@@ -21,9 +21,8 @@ from ..ingest.packing import pack_start
 from ..launch.environment import child_environment, is_disabled
 from ..launch.execute import original_environment
 from ..launch.injection import injection_folder, prepare
-from ..store.layout import Store
 from . import render
-from .common import json_flag, settings
+from .common import json_flag, settings, store_to_fill
 
 
 @click.command(
@@ -46,8 +45,7 @@ def command(command_words: tuple[str, ...], as_json: bool) -> int:
     if is_disabled(os.environ):
         raise VeloError("VELO_DISABLE is set, so nothing can be recorded", hint="unset it")
     chosen = settings()
-    store = Store.open(Path(chosen.home), create=True)
-    store.require_writable()
+    store = store_to_fill(chosen.home)
     prepare(chosen.home)
     with tempfile.TemporaryDirectory(prefix="velo-pack-") as folder:
         code, notes = _recorded(list(command_words), Path(folder), chosen.home, as_json)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # typing takes 6 ms
 SCHEMA = 1
 MARKS = {"ok": "green", "warn": "yellow", "fail": "red"}
 BAR_WIDTH = 44
+# Control characters but for tab and newline: a file's name may hold them.
+_STEERING = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
 def data(document: Mapping[str, Any]) -> None:
@@ -183,11 +185,13 @@ def age(seconds: float) -> str:
 
 
 def _printable(text: str) -> str:
-    """Names that are not UTF-8 must not end the display."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Names that are not UTF-8 must not end the display, and names that steer a terminal must not do so."""
+    return text.translate(_STEERING).encode("utf-8", "backslashreplace").decode()
 
 
 def _write(stream: TextIO, text: str) -> None:
+    if stream.isatty():
+        text = text.translate(_STEERING)
     try:
         stream.write(text)
     except UnicodeEncodeError:

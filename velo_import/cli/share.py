@@ -9,7 +9,7 @@ import click
 
 from ..store import sharing
 from . import render
-from .common import json_flag, open_store
+from .common import json_flag, settings, store_to_fill
 
 
 @click.command("share")
@@ -23,7 +23,7 @@ def command(off: bool, as_json: bool) -> None:
       VELO_SHARED=/path/of/this/store velo run -- python app.py
     Who uses a shared store runs code that its owner has put there.
     """
-    store = open_store(create=True)
+    store = store_to_fill(settings().home)
     blocked = []
     if off:
         sharing.unshare(store)

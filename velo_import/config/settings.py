@@ -37,8 +37,12 @@ class Problem:
     """Something in a configuration file that has no effect or cannot be used."""
 
     file: str
-    key: str
+    key: str  # Empty where it is the whole file.
     message: str
+
+    @property
+    def text(self) -> str:
+        return ": ".join(part for part in (self.file, self.key, self.message) if part)
 
 
 @dataclass(frozen=True)
@@ -171,9 +175,7 @@ def require_valid(settings: Settings) -> Settings:
     """The settings, or a fault naming the first value that cannot be used."""
     for problem in settings.problems:
         if problem.message != "unknown key":
-            raise UsageFault(
-                f"{problem.file}: {problem.key}: {problem.message}", hint="see `velo config validate`"
-            )
+            raise UsageFault(problem.text, hint="see `velo config validate`")
     return settings
 
 

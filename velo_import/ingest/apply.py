@@ -26,7 +26,7 @@ from velo_import.format.manifest import (
     encode,
     manifest_key,
 )
-from velo_import.host.files import explained, make_folders, publish, put_unflushed, read_file
+from velo_import.host.files import make_folders, publish, put_unflushed, read_file
 from velo_import.host.filesystems import filesystem_of
 from velo_import.host.locks import exclusive
 from velo_import.host.processes import available_cores
@@ -222,6 +222,11 @@ class _Ingest:
         if not os.path.isdir(self.target):
             raise VeloError(
                 f"not a folder: {self.target}", hint="give an environment, site-packages or project"
+            )
+        if not os.access(self.target, os.R_OK | os.X_OK):
+            raise VeloError(
+                f"cannot read {shown(self.target)}: permission denied",
+                hint="check its owner and its permissions",
             )
         with leases.shared(self.store, waiting=self._waiting), Catalog.open(self.store) as self.catalog:
             summary = self._ask(python)
@@ -596,6 +601,14 @@ def _copy_manifest(source: Path, target: Path) -> None:
             return
     except OSError:
         pass
-    with explained(target.parent, "create"):
+    try:
         make_folders(target.parent)
-    publish(target, [data])
+        publish(target, [data])
+    except (OSError, VeloError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        reason = os.strerror(cause.errno or 0).lower()
+        raise VeloError(
+            f"could not write {shown(str(target))}: {reason}", hint="give --output a file in another folder"
+        ) from error

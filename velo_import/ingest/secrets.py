@@ -12,9 +12,10 @@ import re
 
 # Compared in lower case.
 _NAMES = """.env .envrc .netrc _netrc .npmrc .pypirc .htpasswd .pgpass .my.cnf .s3cfg .boto .dockercfg
-    .vault-token .git-credentials .terraformrc credentials.json application_default_credentials.json
-    kubeconfig accesstokens.json msal_token_cache.json msal_token_cache.bin secrets.json secrets.yaml
-    secrets.yml secrets.toml id_rsa id_dsa id_ecdsa id_ecdsa_sk id_ed25519 id_ed25519_sk"""
+    .vault-token .git-credentials .terraformrc credentials credentials.json
+    application_default_credentials.json kubeconfig accesstokens.json msal_token_cache.json
+    msal_token_cache.bin secrets.json secrets.yaml secrets.yml secrets.toml id_rsa id_dsa id_ecdsa
+    id_ecdsa_sk id_ed25519 id_ed25519_sk"""
 _SUFFIXES = ".pem .key .p8 .p12 .pfx .jks .keystore .kdbx .ppk .agekey .tfstate .tfstate.backup"
 NAMES, SUFFIXES = frozenset(_NAMES.split()), tuple(_SUFFIXES.split())
 # `.env.production` is a secret; these are what people show instead of one.

@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         options, command = parse(arguments)
         options = {**_configured(os.environ), **options}
-        _check_manifest(options.get("manifest", ""))
+        check_manifest(options.get("manifest", ""))
     except Fault as fault:
         _complain(fault.message, fault.hint)
         return 2
@@ -149,7 +149,7 @@ def _configured(environ: Mapping[str, str]) -> dict[str, str]:
     return configured
 
 
-def _check_manifest(path: str) -> None:
+def check_manifest(path: str) -> None:
     """Refuse early what is no manifest at all; whether it fits the interpreter only the hook can tell."""
     if not path:
         return
@@ -183,8 +183,8 @@ def _execute(command: list[str], environment: dict[str, str]) -> int:
         ):  # ENOEXEC: a script without `#!`. As execvp(3) and every shell do, hand it to sh.
             return _execute_script(command, environment)
         return _cannot_start(command[0], (error.strerror or str(error)).lower(), CANNOT_START)
-    except ValueError as error:
-        return _cannot_start(command[0], str(error), CANNOT_START)
+    except ValueError:  # Python's word for a program without a name.
+        return _cannot_start(command[0], "not found", NOT_FOUND)
 
 
 def _execute_script(command: list[str], environment: dict[str, str]) -> int:
@@ -198,15 +198,13 @@ def _execute_script(command: list[str], environment: dict[str, str]) -> int:
 
 
 def _cannot_start(program: str, reason: str, code: int) -> int:
-    _complain(
-        f"cannot start {program!r}: {reason}", "is it installed, and on PATH?" if code == NOT_FOUND else ""
-    )
+    hint = "is it installed, and on PATH?" if code == NOT_FOUND else "is it a file that you may execute?"
+    _complain(f"cannot start {program!r}: {reason}", hint)
     return code
 
 
 def _complain(message: str, hint: str) -> None:
-    lines = f"error: {message}\n" + (f"hint: {hint}\n" if hint else "")
     try:
-        os.write(2, lines.encode("utf-8", "surrogateescape"))
+        os.write(2, f"error: {message}\nhint: {hint}\n".encode("utf-8", "surrogateescape"))
     except OSError:
         pass

@@ -58,20 +58,28 @@ def is_whole(folder: Path) -> bool:
     It may honestly be shorter than its newest state says (the last pages can be free and never written), so
     a short one is read by another process first.
     """
+    lock = folder / "lock.mdb"
+    if os.path.lexists(lock) and not os.path.isfile(lock):
+        return False
     try:
-        with open(folder / "data.mdb", "rb") as file:
-            needed = 0
-            page = 4096
-            for number in (0, 1):
-                data = os.pread(file.fileno(), _META.size, number * page)
-                magic, page, last = _META.unpack(data.ljust(_META.size, b"\0"))
-                if magic != _MAGIC or page.bit_count() != 1:
-                    return False
-                needed = max(needed, (last + 1) * page)
-            if os.fstat(file.fileno()).st_size >= needed:
-                return True
+        file = files.open_quietly(folder / "data.mdb")
     except OSError:
         return False
+    try:
+        needed = 0
+        page = 4096
+        for number in (0, 1):
+            data = os.pread(file, _META.size, number * page)
+            magic, page, last = _META.unpack(data.ljust(_META.size, b"\0"))
+            if magic != _MAGIC or page.bit_count() != 1:
+                return False
+            needed = max(needed, (last + 1) * page)
+        if os.fstat(file).st_size >= needed:
+            return True
+    except OSError:  # a folder, a pipe
+        return False
+    finally:
+        os.close(file)
     probe = [sys.executable, "-I", "-S", "-c", _PROBE, str(folder), *sys.path]
     return subprocess.run(probe, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 
@@ -90,7 +98,7 @@ with environment.begin() as transaction:
 
 def set_aside(folder: Path) -> None:
     """Keep one damaged catalogue for whoever wants to know what happened to it."""
-    if folder.exists():
+    if os.path.lexists(folder):
         aside = folder.with_name("meta.db.damaged")
         shutil.rmtree(aside, ignore_errors=True)
         with suppress(OSError):

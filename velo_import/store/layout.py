@@ -192,7 +192,8 @@ class Store:
             ) from error
         except OSError as error:
             raise VeloError(
-                f"{self.home} cannot be read: {error.strerror}", hint="check the owner of that folder"
+                f"{self.home}/VERSION cannot be read: {os.strerror(error.errno or 0).lower()}",
+                hint="check that folder and its owner, or set VELO_HOME to another one",
             ) from error
         if not version.strip().isdigit():
             raise StoreCorrupt(

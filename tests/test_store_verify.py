@@ -24,6 +24,7 @@ from tests.support.stores import (
     temporaries,
 )
 from velo_import.format import manifest as manifests
+from velo_import.format.contents import Contents, encode_contents
 from velo_import.format.distributions import Table as Distributions
 from velo_import.format.distributions import encode_distributions
 from velo_import.format.images import Image, Images, encode_images, stamped_header
@@ -607,13 +608,14 @@ def test_a_damaged_manifest_is_put_aside(store: Store, catalog: Catalog, tmp_pat
     assert is_sound(store, catalog)
 
 
-@pytest.mark.parametrize("name", ["remembered.table", "images.table", "metadata.table"])
+@pytest.mark.parametrize("name", ["remembered.table", "images.table", "metadata.table", "contents.table"])
 def test_a_damaged_table_is_put_aside_and_made_again(store: Store, catalog: Catalog, name: str) -> None:
     """Programs work without what was kept of their starts, and the next learner keeps it again."""
     whole = {
         "remembered.table": encode_table(Table(b"who", {b"Pkey": b"value"})),
         "images.table": stamped_images(),
         "metadata.table": encode_distributions(Distributions(b"who", ())),
+        "contents.table": encode_contents(Contents(b"who", ())),
     }
     path = store.manifest_folder("cpython-312-venv") / name
     publish(path, [whole[name]])

@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import cbor2
 from blake3 import blake3
@@ -21,7 +22,19 @@ from tests.support.stores import BUILD, digest_of, payload, source
 from tests.test_manifest_format import BUILD as MANIFEST_BUILD
 from tests.test_manifest_format import example
 from velo_import.errors import StoreCorrupt, VeloError
-from velo_import.format import blobindex, cbor, codec, distributions, manifest, pack, references, root, tree
+from velo_import.format import (
+    blobindex,
+    cbor,
+    codec,
+    contents,
+    distributions,
+    manifest,
+    pack,
+    references,
+    root,
+    tree,
+)
+from velo_import.hook import contents as hook_contents
 from velo_import.hook import manifest as hook
 from velo_import.hook import mapping
 from velo_import.hook import metadata as hook_metadata
@@ -219,6 +232,60 @@ def _sample_distributions() -> Iterable[bytes]:
     yield distributions.encode_distributions(distributions.Table(_IDENTITY, ()))
 
 
+# -- contents of distributions ---------------------------------------------------------------------
+
+
+def _parse_contents(data: bytes) -> bool:
+    table = contents.decode_contents(data)
+    assert contents.decode_contents(contents.encode_contents(table)) == table
+    return True
+
+
+def _parse_contents_in_the_hook(data: bytes) -> bool:
+    path = str(_scratch("contents.table", data))
+    start, entry = hook_metadata.START_OF_CONTENTS, hook_metadata.ENTRY_SIZE
+    mapped = hook_metadata.mapped_table(path, start, _IDENTITY, mapping, entry)
+    nothing = property(lambda self: None)
+    answers: Any = SimpleNamespace(
+        names={"Distribution": object}, getters={"metadata": nothing, "files": nothing}, stock_functions={}
+    )
+    table = hook_contents.Contents(answers, mapped)
+    for kind in "MFTX":
+        page = table.page(kind, "/site/demo-1.dist-info")
+        if page is not None:
+            assert (len(page.first), len(page.second)) == (4, 4)
+            assert not any("\0" in text for text in page.texts)
+    return True
+
+
+def _repair_contents(data: bytes) -> bytes:
+    if len(data) < contents.HEADER.size:
+        return data
+    data = _put(data, 16, len(data).to_bytes(8, "little"))
+    identity_size, count = (int.from_bytes(data[at : at + 8], "little") for at in (32, 40))
+    index = (contents.HEADER.size + identity_size + 7) // 8 * 8
+    first = index + min(count, len(data)) * contents.ENTRY.size
+    for at in range(index, min(first, len(data)) - contents.ENTRY.size + 1, contents.ENTRY.size):
+        _, offset, length = contents.ENTRY.unpack_from(data, at)
+        if first <= offset <= len(data) - 8:
+            data = _put(
+                data, offset, manifest.siphash(data[offset + 8 : offset + length]).to_bytes(8, "little")
+            )
+    return _put(data, 24, manifest.siphash(data[32:first]).to_bytes(8, "little"))
+
+
+def _sample_contents() -> Iterable[bytes]:
+    place, stamp, none = "/site/demo-1.dist-info", (1, -2, 3, 4), contents.NO_STAMP
+    pages = [
+        contents.Page("M", place, stamp, none, ("body", "Name", "demo", "Name", "v\udc80")),
+        contents.Page("F", place, stamp, none, ("+demo/a.py", "sha256=x", "12", "-b.py", "", "")),
+        contents.Page("T", place, (5, 6, 7, distributions.ANY_SIZE), stamp, ("+demo/a.py", "-b.py")),
+        contents.Page("T", place + "x", stamp, none, ("=demo",)),
+    ]
+    yield contents.encode_contents(contents.Contents(_IDENTITY, pages))
+    yield contents.encode_contents(contents.Contents(_IDENTITY, ()))
+
+
 # -- everything else -------------------------------------------------------------------------------
 
 
@@ -355,5 +422,7 @@ PARSERS = {
     "hook-distributions": Parser(
         _parse_distributions_in_the_hook, _HOOK_METADATA, _repair_distributions, _sample_distributions
     ),
+    "contents": Parser(_parse_contents, _CORRUPT, _repair_contents, _sample_contents),
+    "hook-contents": Parser(_parse_contents_in_the_hook, _HOOK_METADATA, _repair_contents, _sample_contents),
     "notes": Parser(_parse_notes, (VeloError,), _as_it_is, _sample_notes),
 }

@@ -165,7 +165,7 @@ def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], An
         if mode != "shadow" and "metadata" in kinds:
             table = f"{home}/manifests/v1/{key}/metadata.table"
             counts.accelerate_metadata = lambda module: load("metadata")["accelerate"](
-                module, table, identity, counts, mapping, CHECKS.get(mode)
+                module, table, identity, counts, mapping, CHECKS.get(mode), load
             )
         if mode != "shadow" and "images" in kinds and mapping.Images is not None:
             counts.image_file = lambda: open_images(folders, key, identity, counts)

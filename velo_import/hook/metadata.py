@@ -5,13 +5,15 @@ entry points.
 Loaded only in programs that import it (or its backport `importlib_metadata`), after its body has run. What it
 hands out is its own: its classes, made by its own code; we spare it the listing, reading and parsing of files
 that are what they were, and leave it alone where anybody has replaced a part of it, audits, or put another
-finder of distributions in place. The surprise: `entry_points` itself is not touched. It asks `_unique` for
-the distributions, and gets one object that has the entry points of all of them.
+finder of distributions in place. What single files say is known to contents.py. The surprise: `entry_points`
+itself is not touched. It asks `_unique` for the distributions, and gets one object that has the entry points
+of all of them.
 """
 
 import sys
 from _frozen_importlib_external import PathFinder
 from _imp import source_hash
+from _operator import call, is_
 from os import fsencode
 from posix import geteuid, listdir, stat
 
@@ -19,14 +21,25 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
-    from typing import Any
+    from typing import Any, NamedTuple
 
+    from velo_import.hook.contents import Contents
     from velo_import.hook.counts import Counts
 
+    class Mapped(NamedTuple):
+        """A table that was mapped and checked, also as words; where its parts begin, and their number."""
+
+        bytes: memoryview
+        words: memoryview
+        at: int
+        parts: int
+
+
 HASH_KEY = 0x56454C4F
-# FORMAT.md, section 12: magic, version 1, no features.
+# FORMAT.md, sections 12 and 12.1: version 1, no features.
 START = b"VELOMETA\x01\x00\x00\x00\x00\x00\x00\x00"
-HEADER_SIZE = 64
+START_OF_CONTENTS = b"VELOINFO\x01\x00\x00\x00\x00\x00\x00\x00"
+HEADER_SIZE, ENTRY_SIZE = 64, 24
 MOST_ROOTS = 256
 ROOT_WORDS, RECORD_WORDS = 7, 9
 LEFT = 1 << 40
@@ -76,6 +89,27 @@ PARTS = {
     + ("read_text", "version"),
     "Prepared": ("__init__", "normalize", "legacy_normalize"),
     "Sectioned": ("read", "section_pairs", "valid"),
+}
+# What the contents of distributions stand for, besides these (contents.py).
+NAMES_OF_CONTENTS = ("FileHash", "PackagePath")
+PARTS_OF_CONTENTS = {
+    "Distribution": (
+        "_assemble_message",
+        "_ensure_metadata_present",
+        "_metadata_text",
+        "_read_files_distinfo",
+        "files",
+    ),
+    "FileHash": ("__init__",),
+    "PackagePath": ("__init__", "__new__", "exists", "locate"),
+    "PathDistribution": ("_read_files_distinfo", "files", "locate_file"),
+}
+# Who says in `Contents` what a property or a function of Python is to say.
+CONTENTS_OF = {
+    "metadata": "metadata_of",
+    "files": "files_of",
+    "_top_level_declared": "declared_by",
+    "_top_level_inferred": "inferred_from",
 }
 
 
@@ -143,6 +177,31 @@ class Root:
         return mapping.is_unchanged(self.path, -1, self.mtime, self.ctime, self.ino) is True
 
 
+def mapped_table(path: str, start: bytes, identity: bytes, mapping: "Any", entry: int = 0) -> "Mapped":
+    """Map a table that starts so and was made for this build; `entry` bytes of its head belong to each part.
+
+    Raises:
+        Unusable, OSError, ValueError: it is not there or no such.
+    """
+    mapped, (uid, mode, *_) = mapping.map_file(fsencode(path))
+    if uid not in (0, geteuid()) or mode & 0o022:
+        raise Unusable("owner")
+    table = memoryview(mapped)
+    size = len(table)
+    if size < HEADER_SIZE or size % 8 or table[:16] != start:
+        raise Unusable("not a table")
+    words = table.cast("Q")
+    at = (HEADER_SIZE + words[4] + 7) // 8 * 8
+    end = at + entry * words[5]
+    if words[2] != size or end > size:
+        raise Unusable("damaged")
+    if int.from_bytes(source_hash(HASH_KEY, table[32:end]), "little") != words[3]:
+        raise Unusable("damaged")
+    if table[HEADER_SIZE : HEADER_SIZE + words[4]] != identity:
+        raise Unusable("build")
+    return table, words, at, words[5]  # type: ignore[return-value] # no such class when the hook runs
+
+
 class Table:
     """The mapped table, checked once; each root when it is first asked for.
 
@@ -151,24 +210,13 @@ class Table:
     """
 
     def __init__(self, path: str, identity: bytes, mapping: "Any", check: "int | None") -> None:
-        mapped, (uid, mode, *_) = mapping.map_file(fsencode(path))
-        if uid not in (0, geteuid()) or mode & 0o022:
-            raise Unusable("owner")
+        self.bytes, self.words, at, count = mapped_table(path, START, identity, mapping)
+        size, words = len(self.bytes), self.words
+        if count > MOST_ROOTS:
+            raise Unusable("damaged")
         self.check = check
-        self.bytes = memoryview(mapped)
-        size = len(self.bytes)
-        if size < HEADER_SIZE or size % 8 or self.bytes[:16] != START:
-            raise Unusable("not a table")
-        self.words = words = self.bytes.cast("Q")
-        at = (HEADER_SIZE + words[4] + 7) // 8 * 8
-        if words[2] != size or at > size or words[5] > MOST_ROOTS:
-            raise Unusable("damaged")
-        if int.from_bytes(source_hash(HASH_KEY, self.bytes[32:at]), "little") != words[3]:
-            raise Unusable("damaged")
-        if self.bytes[HEADER_SIZE : HEADER_SIZE + words[4]] != identity:
-            raise Unusable("build")
         self.places: list[tuple[int, int]] = []
-        for _ in range(words[5]):
+        for _ in range(count):
             length = words[at >> 3]
             if length % 8 or not ROOT_WORDS * 8 <= length <= size - at:
                 raise Unusable("damaged")
@@ -201,6 +249,12 @@ class Table:
         return found
 
 
+def is_same(watched: "tuple[list[Any], ...]") -> bool:
+    """Whether everything is what it was. Asked at each answer: a loop would take twice as long."""
+    look_ups, names, stock = watched
+    return all(map(is_, map(call, look_ups, names), stock))
+
+
 class Everything:
     """Stands for all distributions where `entry_points` asks each of them for its own."""
 
@@ -214,9 +268,18 @@ class Answers:
     """What we answer in the place of one module: `importlib.metadata` or its backport."""
 
     def __init__(
-        self, module: "Any", open_table: "Callable[[], Table]", counts: "Counts", mapping: "Any"
+        self,
+        module: "Any",
+        open_table: "Callable[[], Table]",
+        open_contents: "Callable[[Answers], Contents]",
+        counts: "Counts",
+        mapping: "Any",
     ) -> None:
+        self.module = module
         self.table_of = open_table
+        self.contents_of = open_contents
+        self.contents: Contents | None = None
+        self.is_contents_open = False
         self.table: Table | None = None
         self.is_open = False
         self.counts = counts
@@ -227,7 +290,8 @@ class Answers:
         self.path_type = self.names["pathlib"].PosixPath
         self.find_distributions = vars(PathFinder).get("find_distributions")
         self.replace()
-        self.stock = [(look_up, name, look_up(name)) for look_up, name in self.watched()]
+        self.stock = self.watched(NAMES, PARTS)
+        self.stock_contents = self.watched(NAMES_OF_CONTENTS, PARTS_OF_CONTENTS)
         # Nothing else than these attributes is set: without the calls that takes a third of the time, and a
         # tenth where each new distribution looks for abstract methods first (3.12, 3.13).
         made = [vars(names["EntryPoint"])["__init__"], vars(names["EntryPoint"])["_for"]]
@@ -243,7 +307,10 @@ class Answers:
         distribution, lookup, unique = names["Distribution"], names["Lookup"], names["_unique"]
         everseen = unique.func
         read_folder = vars(lookup)["__init__"]
-        getters = {name: vars(distribution)[name] for name in ("entry_points", "name", "version")}
+        watched = ("entry_points", "files", "metadata", "name", "version")
+        self.getters = getters = {name: vars(distribution)[name] for name in watched}
+        functions: dict[str, Any] = {name: names.get(name) for name in CONTENTS_OF if name.startswith("_")}
+        self.stock_functions = {name: each for name, each in functions.items() if type(each) is FUNCTION}
         self.entry_points_code = names["entry_points"].__code__
         if type(unique) is not names["functools"].partial or not all(
             type(each) is property for each in getters.values()
@@ -260,7 +327,8 @@ class Answers:
 
         def getter(name: str) -> "Any":
             stock = getters[name].fget
-            answer = answers.entry_points_of if name == "entry_points" else answers.field_of
+            answer = answers.content_of if name in CONTENTS_OF else answers.field_of
+            answer = answers.entry_points_of if name == "entry_points" else answer
 
             def get(self: "Any") -> "Any":
                 known = answer(self, name)
@@ -269,24 +337,38 @@ class Answers:
             disguise(get, stock)
             return property(get, doc=getters[name].__doc__)
 
+        def asking(name: str) -> "Any":
+            stock = answers.stock_functions[name]
+
+            def ask(dist: "Any") -> "Any":
+                known = answers.content_of(dist, name)
+                return stock(dist) if known is None else known
+
+            disguise(ask, stock)
+            return ask
+
         disguise(unique_everseen, everseen)
         disguise(__init__, read_folder)
         for name in getters:
             setattr(distribution, name, getter(name))
+        for name in self.stock_functions:
+            names[name] = asking(name)
         lookup.__init__ = __init__
         names["_unique"] = type(unique)(unique_everseen, *unique.args, **unique.keywords)
 
-    def watched(self) -> "list[tuple[Any, str]]":
-        """Where every part of the module is that our answers stand for: how to look it up, and its name."""
-        found = [(self.names.get, name) for name in NAMES]
-        for name, members in PARTS.items():
+    def watched(
+        self, names: "tuple[str, ...]", parts: "dict[str, tuple[str, ...]]"
+    ) -> "tuple[list[Any], ...]":
+        """Every part of the module that answers stand for: how to look it up, its name, and what it is."""
+        found = [(self.names.get, name) for name in names]
+        for name, members in parts.items():
             found += [(vars(self.names[name]).get, member) for member in members]
-        return found
+        look_ups, wanted = map(list, zip(*found))  # noqa: B905 # pairs
+        return look_ups, wanted, list(map(call, look_ups, wanted))
 
     def is_stock(self) -> bool:
         """Whether nobody has replaced anything, and nobody audits what is read."""
-        is_same = all(look_up(name) is stock for look_up, name, stock in self.stock)
-        return is_same and not self.mapping.is_audited()
+        return is_same(self.stock) and not self.mapping.is_audited()
 
     def is_only_finder(self) -> bool:
         """Whether distributions are found in folders of `sys.path` alone."""
@@ -392,6 +474,39 @@ class Answers:
         except Exception:
             self.counts.errors += 1
             return None
+
+    def content_of(self, own: "Any", name: str) -> "Any":
+        """What one of the files of a distribution says, or None."""
+        try:
+            known = self.known_of(own)
+            if known is None or not is_same(self.stock_contents):
+                return None
+            contents = self.opened_contents()
+            answer = None if contents is None else getattr(contents, CONTENTS_OF[name])(known, own)
+            self.counts.metadata += answer is not None
+            return answer
+        except (OSError, UnicodeError):
+            return None  # A listed file that cannot be asked for.
+        except (ValueError, IndexError):
+            self.contents = None
+            self.counts.errors += 1
+            self.want("contents: damaged")
+            return None
+        except Exception:
+            self.counts.errors += 1
+            return None
+
+    def opened_contents(self) -> "Contents | None":
+        """What answers for the contents of distributions; opened at first use."""
+        if not self.is_contents_open:
+            self.is_contents_open = True
+            try:
+                self.contents = self.contents_of(self)
+            except FileNotFoundError:
+                self.want()
+            except Exception as error:
+                self.want(f"contents: {error if type(error) is Unusable else type(error).__name__}")
+        return self.contents
 
     def entry_points_of(self, own: "Any", name: str) -> "Any":
         """The entry points of a distribution, or None."""
@@ -521,6 +636,7 @@ def disguise(ours: "Any", stock: "Any") -> None:
     )
     for name in ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__annotations__"):
         setattr(ours, name, getattr(stock, name))
+    vars(ours).update(vars(stock))
 
 
 def accelerate(
@@ -530,6 +646,7 @@ def accelerate(
     counts: "Counts",
     mapping: "Any",
     check: "int | None",
+    load: "Callable[[str], Any]",
 ) -> None:
     """Have a module that was just loaded ask us first.
 
@@ -537,9 +654,17 @@ def accelerate(
         path: where the table is.
         identity: the interpreter's (FORMAT.md, section 2).
         check: STAT, ROOT_ONLY or NEVER for every root, or None for what was learned.
+        load: gives the namespace of another module of the hook by its short name.
     """
     identity += b"\0" + sys.version.encode()
+
+    def open_contents(answers: "Answers") -> "Contents":
+        place = path.rpartition("/")[0] + "/contents.table"
+        mapped = mapped_table(place, START_OF_CONTENTS, identity, mapping, ENTRY_SIZE)
+        contents: Contents = load("contents")["Contents"](answers, mapped)
+        return contents
+
     try:
-        Answers(module, lambda: Table(path, identity, mapping, check), counts, mapping)
+        Answers(module, lambda: Table(path, identity, mapping, check), open_contents, counts, mapping)
     except (Unusable, KeyError, AttributeError):
         counts.reasons["metadata: another version"] = 1

@@ -13,6 +13,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from velo_import.errors import StoreCorrupt, VeloError
+from velo_import.format.contents import (
+    FILES,
+    MESSAGE,
+    NO_STAMP,
+    TOPS,
+    Contents,
+    Page,
+    decode_contents,
+    encode_contents,
+)
 from velo_import.format.distributions import (
     ANY_SIZE,
     MOST_ROOTS,
@@ -35,11 +45,18 @@ from .scan import area_kind
 MOST_KEPT = 64  # Folders of one environment; what was learned first goes.
 PATIENCE_SECONDS = 60
 assert MOST_KEPT <= MOST_ROOTS
+# What the pages of each kind are about.
+_SOURCES = {MESSAGE: ("METADATA", ""), FILES: ("RECORD", ""), TOPS: ("top_level.txt", "RECORD")}
 
 
 def distributions_path(store: Store, key: str) -> Path:
     """Where the table of an environment is."""
     return store.manifest_folder(key) / "metadata.table"
+
+
+def contents_path(store: Store, key: str) -> Path:
+    """Where the table of what they say is."""
+    return store.manifest_folder(key) / "contents.table"
 
 
 def learn_distributions(
@@ -52,23 +69,38 @@ def learn_distributions(
         VeloError: the interpreter cannot do the work.
         OSError: the store cannot be written.
     """
-    target = distributions_path(store, key)
+    target, beside = distributions_path(store, key), contents_path(store, key)
     try:
-        old = decode_distributions(read_file(target))
+        old, known = decode_distributions(_read_private(target)), decode_contents(_read_private(beside))
     except (OSError, StoreCorrupt):
-        old = Table(b"", ())
+        old, known = Table(b"", ()), Contents(b"", ())
     folders = [entry for entry in path if os.path.isdir(entry)]
-    current = {root.path for root in old.roots if is_current(root)}
-    if old.identity.startswith(build.identity() + b"\0") and current.issuperset(folders):
+    changed = {_root_of(page) for page in known.pages if not is_page_current(page)}
+    current = {root.path for root in old.roots if is_current(root) and root.path.rstrip("/") not in changed}
+    is_ours = old.identity.startswith(build.identity() + b"\0") and old.identity == known.identity
+    if is_ours and current.issuperset(folders):
         return False
-    version, roots = _asked(executable, folders, stdlib)
+    version, roots, pages = _asked(executable, folders, stdlib)
     identity = build.identity() + b"\0" + version.encode()
-    kept = {root.path: root for root in old.roots} if old.identity == identity else {}
+    is_ours = old.identity == known.identity == identity
+    kept = {root.path: root for root in old.roots} if is_ours else {}
     for root in roots:
         kept.pop(root.path, None)
         kept[root.path] = root
     table = Table(identity, tuple(kept.values())[-MOST_KEPT:])
-    return publish_manifest(target, encode_distributions(table))
+    rest = {root.path.rstrip("/") for root in table.roots if root not in roots}
+    pages = [page for page in known.pages if _root_of(page) in rest] + pages
+    # Whoever meets the old table and new contents asks the kernel about the folder; the other way round he
+    # might believe old contents.
+    is_new = publish_manifest(beside, encode_contents(Contents(identity, tuple(pages))))
+    return publish_manifest(target, encode_distributions(table)) or is_new
+
+
+def _read_private(path: Path) -> bytes:
+    """The bytes of a table; one that others may write to is removed: the hook does not believe it either."""
+    if path.stat().st_mode & 0o022:
+        path.unlink()
+    return read_file(path)
 
 
 def is_current(root: Root) -> bool:
@@ -89,14 +121,43 @@ def is_current(root: Root) -> bool:
     return True
 
 
+def is_page_current(page: Page) -> bool:
+    """Whether the files that the page is about still have their stamps; the files of a distribution are asked
+    for where they decide.
+    """
+    try:
+        names = _SOURCES[page.kind]
+        for name, stamp in zip(names, (page.first, page.second), strict=True):
+            source = page.path if stamp[3] == ANY_SIZE else f"{page.path}/{name}"
+            if stamp != NO_STAMP and not _has_stamp(source, stamp):
+                return False
+    except (OSError, KeyError):
+        return False
+    if page.kind != TOPS:
+        return True
+    root = _root_of(page)
+    return all(
+        os.path.exists(os.path.join(root, text[1:])) is (text[0] == "+")
+        for text in page.texts
+        if text[0] in "+-"
+    )
+
+
+def _root_of(page: Page) -> str:
+    """The folder that the distribution is in."""
+    return os.path.dirname(page.path)
+
+
 def _has_stamp(path: str, stamp: Stamp) -> bool:
     status = os.stat(path)
     size = ANY_SIZE if stamp[3] == ANY_SIZE else status.st_size
     return (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, size) == stamp
 
 
-def _asked(executable: str, folders: list[str], stdlib: tuple[str, ...]) -> tuple[str, list[Root]]:
-    """The interpreter's `sys.version`, and what it found."""
+def _asked(
+    executable: str, folders: list[str], stdlib: tuple[str, ...]
+) -> tuple[str, list[Root], list[Page]]:
+    """The interpreter's `sys.version`, what it found, and what that says."""
     worker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "metadata_worker.py")
     try:
         done = subprocess.run(
@@ -109,7 +170,8 @@ def _asked(executable: str, folders: list[str], stdlib: tuple[str, ...]) -> tupl
             timeout=PATIENCE_SECONDS,
         )
         texts = iter(done.stdout.decode("utf-8", "surrogateescape").split("\0")[:-1])
-        return next(texts), list(_roots(texts, stdlib))
+        pages: list[Page] = []
+        return next(texts), list(_roots(texts, stdlib, pages)), pages
     except (OSError, subprocess.SubprocessError, ValueError, StopIteration) as error:
         raise VeloError(
             f"{executable} could not say what is installed: {error}",
@@ -117,23 +179,40 @@ def _asked(executable: str, folders: list[str], stdlib: tuple[str, ...]) -> tupl
         ) from error
 
 
-def _roots(texts: Iterator[str], stdlib: tuple[str, ...]) -> Iterator[Root]:
+def _roots(texts: Iterator[str], stdlib: tuple[str, ...], pages: list[Page]) -> Iterator[Root]:
+    """The folders; `pages` gets what their distributions say."""
     for mark in texts:
         if mark != "root":
             raise ValueError("the answer is not whole")
         path, mtime, ctime, ino, left, count = _next(texts, 6)
         check = default_check(area_kind(path, stdlib), filesystem_of(path))
-        found = tuple(_distribution(texts) for _ in range(int(count)))
-        yield Root(path, check, left == "1", int(mtime), int(ctime), int(ino), found)
+        found = []
+        for _ in range(int(count)):
+            found.append(_distribution(texts))
+            place = f"{path.rstrip('/')}/{found[-1].child}"
+            (number,) = _next(texts, 1)
+            pages += [_page(texts, place) for _ in range(int(number))]
+        yield Root(path, check, left == "1", int(mtime), int(ctime), int(ino), tuple(found))
 
 
 def _distribution(texts: Iterator[str]) -> Distribution:
     child, normalized, name, version = _next(texts, 4)
-    stamps = tuple(map(int, _next(texts, 8)))
+    metadata, beside = _stamp(texts), _stamp(texts)
     (count,) = _next(texts, 1)
     points = tuple(_next(texts, 3 * int(count)))
-    metadata, beside = stamps[:4], stamps[4:]
-    return Distribution(child, normalized, name, version, metadata, beside, points)  # type: ignore[arg-type]
+    return Distribution(child, normalized, name, version, metadata, beside, points)
+
+
+def _page(texts: Iterator[str], place: str) -> Page:
+    (kind,) = _next(texts, 1)
+    first, second = _stamp(texts), _stamp(texts)
+    (count,) = _next(texts, 1)
+    return Page(kind, place, first, second, tuple(_next(texts, int(count))))
+
+
+def _stamp(texts: Iterator[str]) -> Stamp:
+    mtime, ctime, ino, size = map(int, _next(texts, 4))
+    return mtime, ctime, ino, size
 
 
 def _next(texts: Iterator[str], count: int) -> list[str]:

@@ -4,21 +4,29 @@
 Reads the folders from stdin, each ended by NUL, and writes NUL-ended texts to stdout: first `sys.version`,
 then for each folder that could be read `root`, its path, mtime, ctime, inode, whether it is to be left to
 Python, and the number of its distributions; then those, as in FORMAT.md, section 12, with their stamps after
-the version. The surprise: nothing is parsed here. Whatever Python's own classes answer is written down, and
+the version; and last, the number of its pages and those, as in section 12.1: letter, two stamps, number of
+texts, texts. The surprise: nothing is parsed here. Whatever Python's own classes answer is written down, and
 what they fail to answer, or warn about, is left to them.
 """
 
+import csv
+import email
+import email.message
 import os
 import sys
 import time
 import warnings
 from importlib import metadata
 from stat import S_ISREG
+from types import SimpleNamespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
+
+    # Stamps of the files, their ctimes, and what they say.
+    Described = tuple[list[tuple[str, ...]], list[int], list[str]]
 
 ANY_SIZE = (1 << 64) - 1
 NOTHING = ("0", "0", "0", "0")
@@ -26,6 +34,8 @@ NOTHING = ("0", "0", "0", "0")
 TICK_NS = 50_000_000
 ATTEMPTS = 4
 ATTEMPT_SECONDS = 0.1
+# Which names a row of RECORD gives depends on its suffix up to there.
+BY_SUFFIX = sys.version_info < (3, 12)
 
 
 class Refused(Exception):
@@ -80,6 +90,125 @@ def described(root: str, key: str, path: "Any", newest: "list[int]") -> "Iterato
     yield from (child, key, name, version, *known, *beside, str(len(points)))
     for point in points:
         yield from point
+    pages = list(contents(found, place, newest))
+    yield str(len(pages))
+    for page in pages:
+        yield from page
+
+
+def contents(found: "Any", place: str, newest: "list[int]") -> "Iterator[tuple[str, ...]]":
+    """The pages of one distribution; none for what Python fails to read, or reads elsewhere."""
+    listing = None
+    for letter in "MFT":
+        try:
+            if letter == "M":
+                stamps, times, texts = message(found, place)
+            elif letter == "F":
+                stamps, times, texts = listing = rows(found, place)
+            else:
+                stamps, times, texts = tops(found, place, listing)
+        except Exception:
+            continue
+        if not any("\0" in text for text in texts):
+            newest += times
+            yield (letter, *stamps[0], *(stamps[1] if stamps[1:] else NOTHING), str(len(texts)), *texts)
+
+
+def message(found: "Any", place: str) -> "Described":
+    """The stamp of METADATA, its ctime, and what the e-mail parser makes of it."""
+    before, changed = stamp(f"{place}/METADATA")
+    text = found.read_text("METADATA")
+    if not text:
+        raise Refused
+    parsed = email.message_from_string(text)
+    body, headers = vars(parsed)["_payload"], vars(parsed)["_headers"]
+    if type(body) is not str:
+        raise Refused
+    again = email.message.Message()
+    again.set_payload(body)
+    vars(again)["_headers"] = list(headers)
+    stock = found.metadata
+    # Another kind of message, or a defect that was noticed, does not come back.
+    if vars(again) != vars(parsed) or vars(type(stock)(again)) != vars(stock):
+        raise Refused
+    if stamp(f"{place}/METADATA")[0] != before:
+        raise Refused
+    return [before], [changed], [body, *(str(part) for header in headers for part in header)]
+
+
+def rows(found: "Any", place: str) -> "Described":
+    """The stamp of RECORD, its ctime, and its rows."""
+    before, changed = stamp(f"{place}/RECORD")
+    text = found.read_text("RECORD")
+    if not text:
+        raise Refused
+    texts: list[str] = []
+    for name, *more in csv.reader(text.splitlines()):
+        spec, size = (*more, "", "")[: max(2, len(more))]
+        path = metadata.PackagePath(name)
+        mark = "+" if found.locate_file(path).exists() else "-"
+        texts += (mark + str(path), spec, str(int(size)) if size else "")
+    stock = [(file, file.hash and vars(file.hash), file.size) for file in found.files]
+    if stock not in (made_again(texts, "+-"), made_again(texts, "+")):
+        raise Refused
+    if stamp(f"{place}/RECORD")[0] != before:
+        raise Refused
+    return [before], [changed], texts
+
+
+def made_again(texts: "list[str]", marks: str) -> "list[tuple[Any, ...]]":
+    """The files that rows tell of: path, hash, size."""
+    parts = iter(texts)
+    return [
+        (
+            metadata.PackagePath(marked[1:]),
+            vars(metadata.FileHash(spec)) if spec else None,
+            int(size) if size else None,
+        )
+        for marked, spec, size in zip(parts, parts, parts)  # noqa: B905 # three by three
+        if marked[0] in marks
+    ]
+
+
+def tops(found: "Any", place: str, listing: "Described | None") -> "Described":
+    """The stamps of what tells which modules there are, the ctimes, and the names or the rows that decide."""
+    source = f"{place}/top_level.txt"
+    is_there = os.path.lexists(source)
+    if not is_there:
+        source = place
+    before, changed = stamp(source)
+    if is_there == (before[3] == str(ANY_SIZE)):
+        raise Refused
+    stock: Any = metadata
+    declared = stock._top_level_declared(found)
+    if stamp(source)[0] != before:
+        raise Refused
+    if declared:
+        return [before], [changed], [f"={name}" for name in declared]
+    if listing is None:
+        raise Refused
+    stamps, times, texts = listing
+    decide = list(deciding(texts[::3]))
+    marks = "+-" if len(found.files) * 3 == len(texts) else "+"
+    files = [metadata.PackagePath(marked[1:]) for marked in decide if marked[0] in marks]
+    if list(stock._top_level_inferred(SimpleNamespace(files=files))) != list(
+        stock._top_level_inferred(found)
+    ):
+        raise Refused
+    return [before, *stamps], [changed, *times], decide
+
+
+def deciding(marked: "list[str]") -> "Iterator[str]":
+    """Of the rows that give the same name, all up to the first that is there."""
+    settled: set[str | tuple[str, str]] = set()
+    for each in marked:
+        path = metadata.PackagePath(each[1:])
+        is_nested = len(path.parts) > 1
+        gives = (path.parts[0], path.suffix if BY_SUFFIX else "") if is_nested else str(path)
+        if gives not in settled:
+            yield each
+            if each[0] == "+":
+                settled.add(gives)
 
 
 def folder(root: str) -> "list[str]":

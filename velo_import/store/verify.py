@@ -21,6 +21,7 @@ from blake3 import blake3
 
 from ..errors import StoreCorrupt
 from ..format import manifest
+from ..format.contents import decode_contents
 from ..format.distributions import decode_distributions
 from ..format.images import decode_images
 from ..format.pack import UnknownFormat
@@ -319,6 +320,7 @@ def _judge_table(subject: Subject) -> str:
 _TABLES: dict[str, Callable[[bytes], object]] = {
     "remembered.table": decode_table,
     "images.table": decode_images,
+    "contents.table": decode_contents,
     "metadata.table": decode_distributions,
 }
 _JUDGES = {

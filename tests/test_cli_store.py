@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
+from tests.support import interpreters
 from tests.support.running import Velo
 from tests.support.tree import Tree
+from velo_import.format.manifest import decode, encode
 
 APP = {
     "app.py": "import shop.cart; print(shop.cart.total)",
@@ -266,6 +269,41 @@ def test_explain_gives_the_reason(velo: Velo, app: Tree) -> None:
     assert edited["reason"] and builtin["reason"]
     assert unknown.code == 1
     assert "python does not find it" in unknown.stdout
+
+
+def test_explain_says_what_to_do_about_a_pack_that_is_not_used(velo: Velo, app: Tree) -> None:
+    """The reason alone would send people to look for a file that is there."""
+    for path in velo.home.rglob("*.pack"):
+        os.utime(path)
+
+    told = velo.command("explain", "--python", velo.python, "shop.cart", "--json").json
+
+    assert (told["served_by"], told["reason"]) == ("python", "pack missing")
+    assert "velo doctor" in told["hint"] and "velo ingest" in told["hint"]
+
+
+def test_explain_names_a_manifest_of_another_build(velo: Velo, app: Tree) -> None:
+    """It is passed over in silence when programs start, so it has to be said here."""
+    made = next(velo.home.rglob("*.velo"))
+    manifest = decode(made.read_bytes())
+    other = velo.folder / "other.velo"
+    other.write_bytes(encode(manifest._replace(build=manifest.build._replace(cache_tag="cpython-399"))))
+
+    told = velo.command("explain", "--python", velo.python, "--manifest", other, "shop.cart", "--json").json
+    own = velo.command("explain", "--python", velo.python, "--manifest", made, "shop.cart", "--json").json
+
+    assert f"{other} is for cpython-399-" in told["hint"] and told["build"] in told["hint"]
+    assert own["served_by"] == "velo" and "hint" not in own
+
+
+def test_explain_knows_which_pythons_can_be_helped(velo: Velo) -> None:
+    """A hint to run the program once would lead nowhere."""
+    strangers = {each.name: each for each in interpreters.foreign()}
+    if "3.10" not in strangers:
+        pytest.skip("no Python 3.10 here")
+    told = velo.command("explain", "--python", strangers["3.10"].resolve(), "json")
+
+    assert "hint" in told.stdout and "3.11 or later" in told.stdout
 
 
 def test_explain_survives_a_noisy_module(velo: Velo, tree: Tree) -> None:

@@ -16,11 +16,13 @@ from typing import Any
 import click
 
 from ..errors import UsageFault, VeloError
+from ..ingest.interpreter import OLDEST
 from ..launch.environment import child_environment
 from ..launch.execute import Fault, check_manifest
 from ..launch.injection import injection_folder, prepare
 from . import render
 from .common import default_python, is_readonly, json_flag, python_option, settings
+from .manifests import read_manifest
 
 EXPLAINER = Path(__file__).resolve().parents[1] / "hook" / "explain.py"
 PATIENCE_SECONDS = 120
@@ -45,6 +47,9 @@ try:
 except Exception as error:
     reason = "%s: %s" % (type(error).__name__, error)
     answer = {"module": name, "served_by": None, "reason": reason, "origin": None}
+import importlib.util
+answer["build"] = "%s-%s" % (sys.implementation.cache_tag, importlib.util.MAGIC_NUMBER.hex())
+answer["version"] = sys.version.split()[0]
 with open(pipe, "w", encoding="utf-8") as file:
     json.dump(answer, file)
 """
@@ -67,14 +72,38 @@ def command(name: str, manifest: str, check: str | None, python: str | None, as_
     except Fault as fault:
         raise UsageFault(fault.message, hint=fault.hint) from None
     answer = explain(interpreter, name, manifest=manifest, check=check or "")
-    if answer.get("served_by") == "python" and "not active" in str(answer.get("reason")):
-        answer["hint"] = "run the program once with `velo run`, or see `velo doctor`"
+    hint = _hint(answer, manifest)
+    if hint:
+        answer["hint"] = hint
     if as_json:
         render.data({"python": interpreter, **answer})
     else:
-        shown = {key: str(value) for key, value in answer.items() if value not in (None, "")}
+        shown = {
+            key: str(value) for key, value in answer.items() if value and key not in ("build", "version")
+        }
         render.pairs({key.replace("_", " "): value for key, value in shown.items()})
     return 0 if answer.get("served_by") else 1
+
+
+def _hint(answer: dict[str, Any], manifest: str) -> str:
+    """What to do about an answer that nobody hoped for; empty where all is as it should be."""
+    reason = str(answer.get("reason"))
+    build = str(answer.get("build"))
+    if manifest:
+        made_for = read_manifest(Path(manifest)).build.tag
+        if made_for != build:
+            return f"{manifest} is for {made_for}, and this interpreter is {build}"
+    if reason == "pack missing":
+        return "its pack is gone, or was copied or written to: see `velo doctor`, then run `velo ingest`"
+    if "not active" not in reason:
+        return ""
+    if not build.startswith("cpython-") or _version(answer) < OLDEST:
+        return f"this is {build.partition('-')[0]} {answer.get('version')}; Velo helps CPython 3.11 or later"
+    return "run the program once with `velo run`, or see `velo doctor`"
+
+
+def _version(answer: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(int(part) for part in str(answer.get("version")).split(".")[:2])
 
 
 def explain(python: str, name: str, *, manifest: str = "", check: str = "") -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registered root: what something outside of the store needs of it (FORMAT.md, section 8).
+"""The registered root: what something outside of the store needs of it (FORMAT.md, section 9).
 
 Encodes and reads the bytes; files are store/roots.py's. The surprise: it repeats what the manifest out there
 says instead of pointing at it, because that disk may not be mounted when somebody cleans up.
@@ -20,7 +20,7 @@ from ..errors import StoreCorrupt
 MAGIC = b"VELOROOT"
 VERSION = 1
 
-# FORMAT.md, section 8: magic, version, length of the path, packs, digests, checksum of the rest.
+# FORMAT.md, section 9: magic, version, length of the path, packs, digests, checksum of the rest.
 HEADER = Struct("<8sIIQQ32s")
 assert HEADER.size == 64
 DIGEST_SIZE = 32

@@ -14,7 +14,8 @@ from velo_import.ingest import imaging
 
 FIRST = Image(b"d" * 32, b"aaaa", b"bbbbcccc", b"", b"hhhhhhhhhhhh", 2, b"marshalled", (b"name", b"other"))
 SECOND = Image(b"e" * 48, b"", b"", b"bodybody", b"", 0, b"m", (b"other",))
-KEPT = Images(b"who\x00version", (184, 24, 33, 64), {(1, 2): FIRST, (3, 4): None, (5, 4): SECOND})
+HIGH = 7 << 32
+KEPT = Images(b"who\x00version", (184, 24, 33, 64), {(1, HIGH + 2): FIRST, (3, 4): None, (5, 4): SECOND})
 
 
 def whole() -> bytes:
@@ -34,24 +35,26 @@ def test_offsets() -> None:
     assert unpack_from("<qQ4I", data, 80) == (1234567890123456789, 42, 184, 24, 33, 64)
     assert data[128:139] == b"who\x00version"
     assert check.to_bytes(8, "little") == _imp.source_hash(0x56454C4F, data[32:slots])
-    assert (names, begin % 4096, count & (count - 1)) == (2, 0, 0)
+    assert (names, begin % 4096, count & (count - 1)) == (1, 0, 0)  # Only one of the names is needed twice.
     found = {}
     for number in range(count):
-        source, bytecode, at, place = unpack_from("<QQQQ", data, slots + 32 * number)
+        upper, at = unpack_from("<II", data, slots + 8 * number)
         if at:
-            found[source, bytecode] = at, place
+            source, bytecode = unpack_from("<QQ", data, 8 * at + 40)
+            assert bytecode >> 32 == upper
+            found[source, bytecode] = 8 * at, begin + 16 * unpack_from("<I", data, 8 * at + 36)[0]
     assert set(found) == set(KEPT.images)
-    at, place = found[1, 2]
+    at, place = found[1, HIGH + 2]
     assert unpack_from("<9I", data, at) == (32, 1, 2, 2, 0, 1, 9, 2, 10)
-    rest = data[at + 56 : at + 56 + 4 + 8 + 12 + 16 + 9 + 10]
+    rest = data[at + 72 : at + 72 + 4 + 8 + 12 + 16 + 9 + 10]
     assert rest == b"aaaabbbbcccchhhhhhhhhhhh" + rest[24:40] + b"nameothermarshalled"
-    assert unpack_from("<4I", rest, 24) == (0, 4, 1, 5)
-    checks = unpack_from("<QQ", data, at + 40)
-    assert checks[0].to_bytes(8, "little") == _imp.source_hash(0x56454C4F, data[at : at + 40] + rest)
+    assert unpack_from("<4I", rest, 24) == (2**32 - 1, 4, 0, 5)
+    checks = unpack_from("<QQ", data, at + 56)
+    assert checks[0].to_bytes(8, "little") == _imp.source_hash(0x56454C4F, data[at : at + 56] + rest)
     assert checks[1].to_bytes(8, "little") == _imp.source_hash(0x56454C4F, data[place : place + 32])
     assert data[place : place + 32] == b"d" * 32 and place % 16 == 0 and place >= begin
     assert unpack_from("<I", data, found[3, 4][0]) == (0,)
-    assert places(data) == (begin, {(1, 2): (place, 32), (5, 4): (found[5, 4][1], 48)})
+    assert places(data) == (begin, {(1, HIGH + 2): (place, 32), (5, 4): (found[5, 4][1], 48)})
     assert decode_images(data) == KEPT
 
 
@@ -59,7 +62,7 @@ def test_damage_is_found() -> None:
     """No prefix is a file of images, and no changed byte of what counts goes unnoticed."""
     data = whole()
     slots, count, _, begin = unpack_from("<QQQQ", data, 40)
-    for length in [*range(slots + 32 * count), len(data) - 1]:
+    for length in [*range(slots + 8 * count), len(data) - 1]:
         with pytest.raises(StoreCorrupt):
             decode_images(data[:length])
     for at in [*range(slots), *range(begin, len(data))]:

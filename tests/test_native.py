@@ -22,7 +22,7 @@ from velo_import.hook import mapping as twin
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The native functions as the hook loads them."""
-    names = ("map_file", "is_unchanged", "load_code", "serve", "take_lock")
+    names = ("map_file", "is_unchanged", "load_code", "serve", "take_lock", "note_read")
     saved = {name: getattr(twin, name) for name in names}
     assert twin.use_native(str(compiled("core", tmp_path_factory.mktemp("native"), "-O2")))
     loaded = SimpleNamespace(**{name: getattr(twin, name) for name in names})
@@ -236,6 +236,24 @@ def test_pages_that_were_read_are_given_back(native, tmp_path) -> None:
             packed.load(native)  # zeros are no code, but they are read
         bytes(memoryview(packed.pack)[start : start + (1 << 16)])
     assert resident() - before < 4 << 20
+
+
+def test_pages_of_what_others_read_are_given_back(native, tmp_path) -> None:
+    """Python code that looks into a map says so, and the process does not grow by what it saw."""
+    path = tmp_path / "large"
+    path.write_bytes(bytes(40 << 20))
+    mapped, _ = native.map_file(os.fsencode(path))
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGESIZE")
+
+    before = resident()
+    for at in range(0, 40 << 20, 1 << 15):
+        native.note_read(mapped, 1 << 15)
+        assert memoryview(mapped)[at] == 0
+    assert resident() - before < 4 << 20
+    with pytest.raises(TypeError):
+        native.note_read(b"no map", 1)
 
 
 def test_a_lock_is_taken_once_and_not_inherited(core, tmp_path) -> None:

@@ -307,6 +307,21 @@ static PyObject *take_lock(PyObject *module, PyObject *argument)
     return PyLong_FromLong(descriptor);
 }
 
+PyDoc_STRVAR(note_read_doc,
+             "note_read(map: Map, length: int) -> None\n\n"
+             "Note that so much of a map is about to be read. The pages of all maps are given back once there were enough.");
+
+static PyObject *note_read(PyObject *module, PyObject *arguments)
+{
+    State *state = PyModule_GetState(module);
+    PyObject *map;
+    Py_ssize_t length;
+    if (!PyArg_ParseTuple(arguments, "O!n", (PyTypeObject *)state->map_type, &map, &length))
+        return NULL;
+    velo_note_read(state, (Map *)map, length);
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(set_loads_doc,
              "set_loads(loads: Callable[[buffer], object]) -> None\n\n"
              "What makes code of bytes from now on, instead of `marshal.loads`: for hook/trace.py, which takes the time.");
@@ -344,6 +359,7 @@ static PyMethodDef functions[] = {
     {"take_lock", take_lock, METH_O, take_lock_doc},
     {"look_at_remains", velo_look_at_remains, METH_VARARGS, look_at_remains_doc},
     {"is_audited", is_audited, METH_NOARGS, is_audited_doc},
+    {"note_read", note_read, METH_VARARGS, note_read_doc},
     {"set_loads", set_loads, METH_O, set_loads_doc},
     {NULL, NULL, 0, NULL},
 };

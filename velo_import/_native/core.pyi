@@ -33,6 +33,11 @@ def load_code(
     is another, None when only a time or the inode differs. Raises IndexError for what is not there.
     """
 
+def note_read(map: Map, length: int, /) -> None:
+    """Note that so much of a map is about to be read. The pages of all maps are given back once there were
+    enough.
+    """
+
 def set_loads(loads: Callable[[memoryview], object], /) -> None:
     """What makes code of bytes from now on, instead of `marshal.loads`."""
 

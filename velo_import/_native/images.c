@@ -22,9 +22,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { HEADER = 128, SLOT_WORDS = 4, CHUNK_HEADER = 56 };
+enum { HEADER = 128, CHUNK_HEADER = 72 };
 enum { CODE, TUPLE, BYTES, TEXT, FILE_NAME, FIXED }; /* what an image always refers to */
 enum { MOST_BODIES = 1 << 16 };
+#define ALONE UINT32_MAX /* the number of a name that no other image has */
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
@@ -36,7 +37,7 @@ typedef struct {
     PyObject *code_type;
     Py_ssize_t items; /* where the items of a tuple begin */
     uint64_t mask, names, data;
-    uint8_t *slots;   /* a copy */
+    uint64_t *slots;  /* a copy */
     uint8_t *taken;   /* for each slot */
     PyObject **named; /* names that were met, or NULL */
 } Images;
@@ -105,10 +106,10 @@ static const char *open_images(Images *images, const struct stat *status, const 
     uint64_t slots = velo_word(data, 5), count = velo_word(data, 6);
     images->names = velo_word(data, 7);
     images->data = velo_word(data, 8);
-    if (slots < HEADER || !is_within(slots, count, SLOT_WORDS * 8, size) || count == 0 || (count & (count - 1)) ||
-        images->names > size || images->data > size)
+    if (slots < HEADER || !is_within(slots, count, 8, size) || count == 0 || (count & (count - 1)) ||
+        images->names > size || images->data > size || images->data % 16)
         return "damaged";
-    advise(images, 0, slots + count * SLOT_WORDS * 8, MADV_POPULATE_WRITE);
+    advise(images, 0, slots + count * 8, MADV_POPULATE_WRITE);
     if (velo_siphash(data + 32, (size_t)(slots - 32)) != velo_word(data, 3))
         return "damaged";
     if (velo_word(data, 4) != (uint64_t)identity_size || !is_within(HEADER, (uint64_t)identity_size, 1, slots) ||
@@ -118,11 +119,11 @@ static const char *open_images(Images *images, const struct stat *status, const 
     images->mask = count - 1;
     images->named = PyMem_Calloc((size_t)images->names + 1, sizeof(PyObject *));
     images->taken = PyMem_Calloc((size_t)count, 1);
-    images->slots = PyMem_Malloc((size_t)count * SLOT_WORDS * 8);
+    images->slots = PyMem_Malloc((size_t)count * 8);
     if (images->named == NULL || images->taken == NULL || images->slots == NULL)
         return "memory";
-    memcpy(images->slots, data + slots, (size_t)count * SLOT_WORDS * 8);
-    advise(images, 0, slots + count * SLOT_WORDS * 8, MADV_DONTNEED);
+    memcpy(images->slots, data + slots, (size_t)count * 8);
+    advise(images, 0, slots + count * 8, MADV_DONTNEED);
     return NULL;
 }
 
@@ -157,32 +158,40 @@ static PyObject *images_new(PyTypeObject *type, PyObject *arguments, PyObject *k
     return NULL;
 }
 
-/* The slot of this source and bytecode if its image was not given out yet, or -1. */
-static int64_t find_slot(const Images *images, uint64_t source, uint64_t bytecode)
+/* The chunk of this source and bytecode, if its image was not given out yet, or 0; it is given out by this. */
+static uint64_t take_chunk(Images *images, uint64_t source, uint64_t bytecode)
 {
     uint64_t at = bytecode & images->mask;
     for (uint64_t tries = 0; tries <= images->mask; tries++, at = (at + 1) & images->mask) {
-        const uint8_t *slot = images->slots + at * SLOT_WORDS * 8;
-        if (velo_word(slot, 2) == 0)
-            return -1;
-        if (velo_word(slot, 0) == source && velo_word(slot, 1) == bytecode)
-            return images->taken[at] ? -1 : (int64_t)at;
+        uint64_t slot = images->slots[at], start = slot >> 32 << 3;
+        if (start == 0)
+            return 0;
+        if ((uint32_t)slot != bytecode >> 32 || !is_within(start, 1, CHUNK_HEADER, images->data))
+            continue;
+        advise(images, start, CHUNK_HEADER, MADV_POPULATE_WRITE);
+        const uint8_t *chunk = (const uint8_t *)images->map->start + start;
+        if (velo_word(chunk, 5) == source && velo_word(chunk, 6) == bytecode) {
+            if (images->taken[at])
+                return 0;
+            images->taken[at] = 1; /* Also if it turns out to be damaged: half of its pointers may be true by then. */
+            return start;
+        }
     }
-    return -1;
+    return 0;
 }
 
 /* A name, borrowed: it is kept for ever. */
 static PyObject *name_of(Images *images, uint64_t index, const uint8_t *text, uint64_t length)
 {
-    if (index >= images->names)
+    if (index != ALONE && index >= images->names)
         return NULL;
-    PyObject *name = images->named[index];
+    PyObject *name = index == ALONE ? NULL : images->named[index];
     if (name == NULL) {
         name = PyUnicode_FromStringAndSize((const char *)text, (Py_ssize_t)length);
-        if (name != NULL) {
+        if (name != NULL)
             PyUnicode_InternInPlace(&name);
+        if (index != ALONE)
             images->named[index] = name;
-        }
     }
     return name;
 }
@@ -261,20 +270,14 @@ static int fill(const Images *images, PyObject *code, const uint8_t *bodies, uin
 PyObject *velo_image(State *state, PyObject *self, uint64_t source, uint64_t bytecode, PyObject *path)
 {
     Images *images = (Images *)self;
-    int64_t slot = find_slot(images, source, bytecode);
-    if (slot < 0)
-        return NULL;
-    images->taken[slot] = 1; /* Also if it turns out to be damaged: half of its pointers may be true by then. */
-    uint64_t size = (uint64_t)images->map->size;
-    uint64_t start = velo_word(images->slots + slot * SLOT_WORDS * 8, 2);
-    uint64_t place = velo_word(images->slots + slot * SLOT_WORDS * 8, 3);
-    if (start % 8 || !is_within(start, 1, CHUNK_HEADER, images->data) || place % 16 || place < images->data)
+    uint64_t start = take_chunk(images, source, bytecode), size = (uint64_t)images->map->size;
+    if (start == 0)
         return NULL;
     const uint8_t *chunk = (const uint8_t *)images->map->start + start;
-    advise(images, start, CHUNK_HEADER, MADV_POPULATE_WRITE);
     uint64_t data_size = half_word(chunk, 0), internals = half_word(chunk, 1), externals = half_word(chunk, 2),
              names = half_word(chunk, 3), bodies = half_word(chunk, 4), holes = half_word(chunk, 5),
-             texts = half_word(chunk, 6), others = half_word(chunk, 7), marshalled = half_word(chunk, 8);
+             texts = half_word(chunk, 6), others = half_word(chunk, 7), marshalled = half_word(chunk, 8),
+             place = images->data + 16 * (uint64_t)half_word(chunk, 9);
     uint64_t length = CHUNK_HEADER + 4 * (internals + externals + 2 * bodies + 3 * holes + 2 * names) + texts + marshalled;
     if (data_size == 0 || !is_within(start, length, 1, images->data) || !is_within(place, data_size, 1, size) ||
         others > marshalled || bodies > MOST_BODIES)

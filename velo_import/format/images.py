@@ -8,7 +8,8 @@ wrote to it since, without reading it. So it is encoded first, and stamped once 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
@@ -22,13 +23,15 @@ VERSION = 1
 # FORMAT.md, section 13: magic, version, features, size, checksum, identity's length, slots, their number,
 # number of names, where data begin, mtime, inode, basic sizes of code, tuple, bytes and str.
 HEADER = Struct("<8sIIQQQQQQQ8xqQ4I16x")
-SLOT = Struct("<QQQQ")  # Check of the source, check of the bytecode, offsets of the chunk and of its data.
+SLOT = Struct("<II")  # Upper half of the check of the bytecode, and the chunk's offset in units of 8.
 # Bytes of data, internal and external pointers, names, bodies, holes, bytes of names, other objects,
-# marshalled bytes; checksums of these counts with what follows, and of the data.
-CHUNK = Struct("<9I4xQQ")
-COUNTS = 40
+# marshalled bytes; where its data are, in units of 16; checks of the source and of the bytecode; checksums of
+# all this with what follows, and of the data.
+CHUNK = Struct("<10IQQQQ")
+CHECKED = 56
 NAME = Struct("<II")  # Its number in this file, and bytes of its text.
-assert (HEADER.size, SLOT.size, CHUNK.size) == (128, 32, 56)
+ALONE = (1 << 32) - 1  # The number of names that no other image has.
+assert (HEADER.size, SLOT.size, CHUNK.size) == (128, 8, 72)
 STAMPED = slice(32, None)  # What the checksum covers ends with the identity, where the slots begin.
 
 PAGE = 4096
@@ -52,6 +55,9 @@ class Image(NamedTuple):
     names: tuple[bytes, ...]
 
 
+NEVER = Image(b"", b"", b"", b"", b"", 0, b"", ())
+
+
 class Images(NamedTuple):
     """All images of one interpreter, the oldest first. None: this module never gets one."""
 
@@ -66,24 +72,24 @@ def encode_images(kept: Images) -> bytearray:
     count = 2
     while count < 2 * len(kept.images):
         count *= 2
-    names: dict[bytes, int] = {}
-    for image in kept.images.values():
-        for name in image.names if image is not None else ():
-            names.setdefault(name, len(names))
+    used = Counter(name for image in kept.images.values() if image is not None for name in image.names)
+    # Readers have a table of these; what most images need comes first, so that few pages of it are touched.
+    shared = [name for name, count in used.most_common() if count > 1]
+    names = {name: number for number, name in enumerate(shared)}
     data = bytearray(slots_at + SLOT.size * count)
     data[HEADER.size : HEADER.size + len(kept.identity)] = kept.identity
-    chunks = {}
+    place = 0
     for key, image in kept.images.items():
         data += bytes(-len(data) % 8)
-        chunks[key] = len(data)
-        data += bytes(CHUNK.size) if image is None else _chunk(image, names)
+        slot = key[1]
+        while any(SLOT.unpack_from(data, slots_at + slot % count * SLOT.size)):
+            slot += 1
+        SLOT.pack_into(data, slots_at + slot % count * SLOT.size, key[1] >> 32, len(data) // 8)
+        data += _chunk(key, NEVER if image is None else image, names, place)
+        place += len(image.data) if image is not None else 0
     data += bytes(-len(data) % PAGE)
     begin = len(data)
-    for key, image in kept.images.items():
-        slot = key[1]
-        while SLOT.unpack_from(data, slots_at + slot % count * SLOT.size)[2]:
-            slot += 1
-        SLOT.pack_into(data, slots_at + slot % count * SLOT.size, *key, chunks[key], len(data))
+    for image in kept.images.values():
         data += image.data if image is not None else b""
     head = MAGIC, VERSION, 0, len(data), 0, len(kept.identity), slots_at, count, len(names), begin
     HEADER.pack_into(data, 0, *head, 0, 0, *kept.sizes)
@@ -110,7 +116,7 @@ def decode_images(data: bytes) -> Images:
         magic, version, features, size, check, identity_size, *rest = HEADER.unpack_from(data)
     except StructError as error:
         raise StoreCorrupt("file of images is shorter than its header") from error
-    slots_at, count, _, _, _, _, *sizes = rest
+    slots_at, count, _, begin, _, _, *sizes = rest
     if magic != MAGIC or version != VERSION or features:
         raise StoreCorrupt("not a file of images of this version")
     if size != len(data) or not HEADER.size + identity_size <= slots_at <= size:
@@ -118,11 +124,10 @@ def decode_images(data: bytes) -> Images:
     if siphash(data[32:slots_at]) != check:
         raise StoreCorrupt("checksum of a file of images differs")
     try:
-        slots = [SLOT.unpack_from(data, slots_at + SLOT.size * index) for index in range(count)]
         return Images(
             data[HEADER.size : HEADER.size + identity_size],
             (sizes[0], sizes[1], sizes[2], sizes[3]),
-            dict(_images(data, sorted((slot for slot in slots if slot[2]), key=lambda slot: slot[2]))),
+            {key: _image(data, at, begin) for key, at in _chunks(data, slots_at, count)},
         )
     except (StructError, IndexError) as error:
         raise StoreCorrupt("file of images ends within a table") from error
@@ -131,53 +136,64 @@ def decode_images(data: bytes) -> Images:
 def places(data: bytes) -> tuple[int, dict[Key, tuple[int, int]]]:
     """Where the tables of a whole file end, and where the data of each image lies: offset and length."""
     slots_at, count, _, begin = HEADER.unpack_from(data)[6:10]
+    found = {}
+    for key, at in _chunks(data, slots_at, count):
+        size, *_, place = CHUNK.unpack_from(data, at)[:10]
+        if size:
+            found[key] = begin + 16 * place, size
+    return begin, found
+
+
+def _chunks(data: bytes, slots_at: int, count: int) -> list[tuple[Key, int]]:
+    """What each image is of, and where its chunk is; the oldest first."""
     slots = [SLOT.unpack_from(data, slots_at + SLOT.size * index) for index in range(count)]
-    sizes = [int.from_bytes(data[at : at + 4], "little") if at else 0 for _, _, at, _ in slots]
-    found = zip(slots, sizes, strict=True)
-    return begin, {(source, bytecode): (place, size) for (source, bytecode, _, place), size in found if size}
+    found = []
+    for upper, at in sorted(slots, key=lambda slot: slot[1]):
+        if at:
+            source, bytecode = CHUNK.unpack_from(data, 8 * at)[10:12]
+            if bytecode >> 32 != upper:
+                raise StoreCorrupt("a slot of a file of images leads elsewhere")
+            found.append(((source, bytecode), 8 * at))
+    return found
 
 
-def _images(data: bytes, slots: list[tuple[int, ...]]) -> Iterator[tuple[Key, Image | None]]:
-    for source, bytecode, at, place in slots:
-        *counts, check, data_check = CHUNK.unpack_from(data, at)
-        data_size, internals, externals, named, bodies, holes, texts, others, marshalled = counts
-        if not data_size:
-            yield (source, bytecode), None
-            continue
-        parts = [4 * internals, 4 * externals, 8 * bodies, 12 * holes, 8 * named, texts, marshalled]
-        at += CHUNK.size
-        if at + sum(parts) > len(data) or place + data_size > len(data):
-            raise StoreCorrupt("an image has another length than it says")
-        objects = data[place : place + data_size]
-        counted = data[at - CHUNK.size : at - CHUNK.size + COUNTS]
-        if siphash(counted + data[at : at + sum(parts)]) != check or siphash(objects) != data_check:
-            raise StoreCorrupt("checksum of an image differs")
-        found = []
-        for part in parts:
-            found.append(data[at : at + part])
-            at += part
-        names = []
-        text = 0
-        for _, size in NAME.iter_unpack(found[4]):
-            names.append(found[5][text : text + size])
-            text += size
-        yield (
-            (source, bytecode),
-            Image(objects, found[0], found[1], found[2], found[3], others, found[6], tuple(names)),
-        )
+def _image(data: bytes, at: int, begin: int) -> Image | None:
+    *fields, _, _, check, data_check = CHUNK.unpack_from(data, at)
+    size, internals, externals, named, bodies, holes, texts, others, marshalled, place = fields
+    place = begin + 16 * place
+    parts = [4 * internals, 4 * externals, 8 * bodies, 12 * holes, 8 * named, texts, marshalled]
+    checked = data[at : at + CHECKED]
+    at += CHUNK.size
+    if at + sum(parts) > len(data) or place + size > len(data):
+        raise StoreCorrupt("an image has another length than it says")
+    objects = data[place : place + size]
+    if siphash(checked + data[at : at + sum(parts)]) != check or siphash(objects) != data_check:
+        raise StoreCorrupt("checksum of an image differs")
+    if not size:
+        return None
+    found = []
+    for part in parts:
+        found.append(data[at : at + part])
+        at += part
+    names = []
+    text = 0
+    for _, length in NAME.iter_unpack(found[4]):
+        names.append(found[5][text : text + length])
+        text += length
+    return Image(objects, found[0], found[1], found[2], found[3], others, found[6], tuple(names))
 
 
-def _chunk(image: Image, names: Mapping[bytes, int]) -> bytes:
-    named = b"".join(NAME.pack(names[name], len(name)) for name in image.names)
+def _chunk(key: Key, image: Image, names: Mapping[bytes, int], place: int) -> bytes:
+    named = b"".join(NAME.pack(names.get(name, ALONE), len(name)) for name in image.names)
     texts = b"".join(image.names)
     arrays = image.internal, image.external, named, image.bodies, image.holes
     counts = [len(part) // each for part, each in zip(arrays, (4, 4, 8, 8, 12), strict=True)]
     body = b"".join(
         (image.internal, image.external, image.bodies, image.holes, named, texts, image.marshalled)
     )
-    sizes = len(image.data), *counts, len(texts), image.others, len(image.marshalled)
-    counted = CHUNK.pack(*sizes, 0, 0)[:COUNTS]
-    return CHUNK.pack(*sizes, siphash(counted + body), siphash(image.data)) + body
+    fields = len(image.data), *counts, len(texts), image.others, len(image.marshalled), place // 16, *key
+    checked = CHUNK.pack(*fields, 0, 0)[:CHECKED]
+    return CHUNK.pack(*fields, siphash(checked + body), siphash(image.data)) + body
 
 
 def _padded(size: int, step: int) -> int:

@@ -164,6 +164,10 @@ def watch(entries: "list[tuple[str, Any, bytes | None, bool, int, int, int]]") -
     return Watch(entries)
 
 
+def note_read(mapped: "Any", length: int) -> None:
+    """Note that so much is about to be read. Nothing is mapped here, so there are no pages to give back."""
+
+
 def set_loads(function: "Any") -> None:
     """What makes code of bytes from now on, instead of `marshal.loads`: for trace.py."""
     global loads
@@ -234,16 +238,16 @@ Images: "Any" = None
 
 def use_native(path: str) -> "Any":
     """Replace these functions by the native module's; gives it, or None where it does not fit."""
-    global is_audited, is_unchanged, load_code, look_at_remains, map_file, serve, set_loads, take_lock
-    global Images, Unusable
+    global is_audited, is_unchanged, load_code, look_at_remains, map_file, note_read, serve, set_loads
+    global take_lock, Images, Unusable
     try:
         native = load_native("velo_import._native.core", path)
         taken = native.map_file, native.is_unchanged, native.take_lock, native.load_code
-        more = native.serve, native.is_audited, native.look_at_remains, native.set_loads
+        more = native.serve, native.is_audited, native.look_at_remains, native.set_loads, native.note_read
         types = native.Images, native.Unusable
     except (AttributeError, ImportError, OSError, SystemError):  # AttributeError: built of older sources
         return None
     map_file, is_unchanged, take_lock, load_code = taken
-    serve, is_audited, look_at_remains, set_loads = more
+    serve, is_audited, look_at_remains, set_loads, note_read = more
     Images, Unusable = types  # type: ignore[misc]
     return native

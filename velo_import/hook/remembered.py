@@ -58,6 +58,7 @@ BUILTINS = vars(builtins)
 TEXT_RUNNERS = {"exec": builtins.exec, "eval": builtins.eval}
 BUILTIN: "Any" = type(len)
 FUNCTION: "Any" = type(lambda: None)
+NEIGHBOURHOOD = 1 << 15  # Bytes. The kernel maps up to twice that around whatever is read.
 
 
 def open_memory(
@@ -185,6 +186,7 @@ class Memory:
         """Offset and size of that value; offset 0 if there is none."""
         if not self.slots:
             return 0, 0
+        mapping.note_read(self.mapped, NEIGHBOURHOOD)
         words = self.words
         slot = int.from_bytes(source_hash(HASH_KEY, key), "little")
         for _ in range(self.slots):

@@ -85,6 +85,20 @@ def test_forget_gives_up_one(velo: Velo, store: Store) -> None:
     assert unknown.stderr.startswith("error: nothing in the store is for nobody\nhint: ")
 
 
+@pytest.mark.parametrize("wish", [("--unused-for", "0s"), ("--max-size", "1kB")])
+def test_what_stays_although_more_was_asked_for_says_why(
+    velo: Velo, store: Store, wish: tuple[str, str]
+) -> None:
+    """Somebody may be starting a program from it this very moment."""
+    publish_environment(store, "venv", range(5))
+
+    kept = [velo.command("gc", *more, "--json").json["roots"][0]["kept"] for more in (wish, ())]
+
+    assert kept == ["used within the grace", ""]
+    assert "stays, used within the grace" in velo.command("gc", *wish).stdout
+    assert "goes: " in velo.command("gc", *wish, "--grace", "0s").stdout
+
+
 @pytest.mark.parametrize("option", ["--unused-for", "--max-size", "--grace"])
 def test_what_is_no_amount_is_refused(velo: Velo, store: Store, option: str) -> None:
     result = velo.command("gc", option, "plenty")

@@ -153,6 +153,25 @@ def test_an_interrupt_ends_with_130(
     assert capsys.readouterr().err == "error: stopped\n"
 
 
+@pytest.mark.parametrize("module", ["click", "cli.unchanged", "launch.execute"])
+def test_an_interrupt_while_velo_is_being_loaded(velo: Velo, module: str) -> None:
+    """A hundred milliseconds in which people press Ctrl-C, too."""
+    words = {"click": ["status"], "cli.unchanged": ["ingest", "."], "launch.execute": ["run", "--", "true"]}
+    code = (
+        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.endswith({module!r}): raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        f"from velo_import.__main__ import main; sys.exit(main({words[module]!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=velo.velo_environment()
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: stopped\n")
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(velo: Velo) -> None:
     """`velo config show | head -1` ends quietly."""
     reader = subprocess.Popen(["true"], stdin=subprocess.PIPE)

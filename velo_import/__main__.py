@@ -17,6 +17,14 @@ if TYPE_CHECKING:  # collections.abc would import collections, 1.5 ms
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `velo` and `python -m velo_import`; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return _through_its_door(given)
+    except KeyboardInterrupt:  # While something was loaded; what the command line runs it explains itself.
+        sys.stderr.write("error: stopped\n")
+        return 130
+
+
+def _through_its_door(given: list[str]) -> int:
     if given[:1] == ["run"] and given[1:2] not in (["--help"], ["-h"]):
         from .launch.execute import run
 

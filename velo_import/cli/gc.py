@@ -178,15 +178,17 @@ def _show(report: Report, removed: bool) -> None:
 
 
 def _row(root: RootReport) -> tuple[str, ...]:
-    fate = f"goes: {root.reason}" if root.reason else "stays"
-    gone = "" if root.exists or root.reason else ", its folder is gone"
+    fate = f"goes: {root.reason}"
+    if not root.reason:
+        gone = "" if root.exists else "its folder is gone"
+        fate = ", ".join(part for part in ("stays", root.kept, gone) if part)
     used = render.age(time.time() - root.last_use) if root.kind == ENVIRONMENT else "-"
     return (
         root.path or root.name,
         used,
         render.size(root.needs.bytes),
         render.size(root.alone.bytes),
-        fate + gone,
+        fate,
     )
 
 

@@ -43,7 +43,9 @@ class Wish(NamedTuple):
 
 
 class RootReport(NamedTuple):
-    """One root: what it needs, what only it needs, and whether it stays. `reason` is empty if it does."""
+    """One root: what it needs, what only it needs, and whether it stays. `reason` is empty if it does; `kept`
+    says then why, where that is not simply because somebody may use it.
+    """
 
     kind: str
     name: str
@@ -53,6 +55,7 @@ class RootReport(NamedTuple):
     needs: Amount
     alone: Amount
     reason: str
+    kept: str
 
 
 @dataclass
@@ -213,7 +216,7 @@ class Plan:
     def roots(self) -> list[RootReport]:
         """What each root needs, and whether it stays."""
         return [
-            _report_of(root, demand, self._reason(rank))
+            _report_of(root, demand, self._reason(rank), self._kept(rank))
             for rank, (root, demand) in enumerate(zip(self.survey.order, self.survey.demands, strict=True))
         ]
 
@@ -223,6 +226,17 @@ class Plan:
         if rank < self.unused:
             return "unused"
         return "over the limit" if rank < self.threshold else ""
+
+    def _kept(self, rank: int) -> str:
+        root = self.survey.order[rank]
+        if rank < self.threshold:
+            return ""
+        if root.kind != ENVIRONMENT:
+            return "until it is forgotten"
+        is_more_wanted = self.wish.unused_for is not None or self.wish.max_size is not None
+        return (
+            "used within the grace" if is_more_wanted and root.last_use > self.now - self.wish.grace else ""
+        )
 
     def _is_old(self, path: Path) -> bool:
         status = path.lstat()
@@ -259,7 +273,7 @@ def _is_sparse(found: Pack, threshold: int) -> bool:
     return unused > found.payload * _SPARSE_FROM and unused >= _WORTH_BYTES
 
 
-def _report_of(root: Root, demand: Demand, reason: str) -> RootReport:
+def _report_of(root: Root, demand: Demand, reason: str, kept: str) -> RootReport:
     path = prefix_of(root) if root.kind == ENVIRONMENT else root.name
     return RootReport(
         root.kind,
@@ -270,6 +284,7 @@ def _report_of(root: Root, demand: Demand, reason: str) -> RootReport:
         demand.all,
         demand.alone,
         reason,
+        kept,
     )
 
 

@@ -209,6 +209,46 @@ def test_hot_functions_are_told_apart(tree: Tree, velo: Velo) -> None:
 
 
 @pytest.mark.core
+def test_hot_calls_are_specialised(tree: Tree, velo: Velo) -> None:
+    """Calls become as fast as ever: of functions and properties, and of what makes or subscribes an object.
+
+    From 3.13 on a function without a version never gets one, and nothing that calls it is specialised.
+    """
+    tree.write(
+        {
+            "hot.py": """
+                def short(x): return x
+                def long(x, y=0): return x, y
+                class Hot:
+                    def __init__(self, x): self.x = x
+                    def __getitem__(self, key): return key
+                    @property
+                    def value(self): return self.x
+                    def again(self): return [self[n] for n in range(9)], self.value, long(self.x)
+                """,
+            "app.py": """
+                import dis, sys, hot
+                def work():
+                    for n in range(99):
+                        thing = hot.Hot(n)
+                        hot.short(n), hot.long(n), thing[n], thing.value, thing.again()
+                for _ in range(9):
+                    work()
+                for function in (work, hot.Hot.again):
+                    print([each.opname for each in dis.get_instructions(function, adaptive=True)])
+                if sys.version_info >= (3, 13):
+                    import ctypes
+                    functions = work, hot.short, hot.long, hot.Hot.__init__, hot.Hot.again
+                    versions = [ctypes.string_at(id(each.__code__) + 92, 4) for each in functions]
+                    print(len(set(versions)), bytes(4) in versions)
+                """,
+        }
+    )
+
+    assert imaged(taught(velo, "app.py")) > 0
+
+
+@pytest.mark.core
 def test_tracing_and_monitoring(tree: Tree, velo: Velo) -> None:
     """Functions are instrumented where they lie; tracers see the same lines, calls and events."""
     tree.write(

@@ -6,11 +6,11 @@
  * shared with others: types, names, numbers. A module's own code, and that of class bodies, runs once and is freed; it
  * is unmarshalled as ever, with holes in its constants where functions belong.
  *
- * Knows no layout of any object but where a tuple's items begin: ingest/image_worker.py does, which ran in this
- * interpreter's build. Every offset is checked, so that no bytes of the file make us write outside of its map. The
- * surprises: the map is never given back, because its objects are alive until the process ends (their reference counts
- * begin so high that nobody ever frees one), and each image is given out once: whoever asks again gets code of his
- * own, as from unmarshalling.
+ * Knows no layout of any object but where a tuple's items begin, and is told where code has its version:
+ * ingest/image_worker.py does, which ran in this interpreter's build. Every offset is checked, so that no bytes of the
+ * file make us write outside of its map. The surprises: the map is never given back, because its objects are alive until
+ * the process ends (their reference counts begin so high that nobody ever frees one), and each image is given out once:
+ * whoever asks again gets code of his own, as from unmarshalling.
  */
 
 #include "core.h"
@@ -26,6 +26,7 @@ enum { HEADER = 128, CHUNK_HEADER = 72 };
 enum { CODE, TUPLE, BYTES, TEXT, FILE_NAME, FIXED }; /* what an image always refers to */
 enum { MOST_BODIES = 1 << 16 };
 #define ALONE UINT32_MAX /* the number of a name that no other image has */
+enum { TYPE = 8 }; /* where an object has the pointer to its type */
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
@@ -36,6 +37,7 @@ typedef struct {
     Map *map; /* objects are written to where they lie */
     PyObject *code_type;
     Py_ssize_t items; /* where the items of a tuple begin */
+    uint32_t version; /* where a code object has its version, or 0 */
     uint64_t mask, names, data;
     uint64_t *slots;  /* a copy */
     uint8_t *taken;   /* for each slot */
@@ -98,7 +100,7 @@ static const char *open_images(Images *images, const struct stat *status, const 
     if (size < HEADER)
         return "not images";
     advise(images, 0, HEADER, MADV_POPULATE_WRITE);
-    if (memcmp(data, "VELOIMAG\1\0\0\0\0\0\0\0", 16) != 0)
+    if (memcmp(data, "VELOIMAG\2\0\0\0\0\0\0\0", 16) != 0)
         return "not images";
     if (velo_word(data, 2) != size || (int64_t)velo_word(data, 10) != nanoseconds(MTIME(*status)) ||
         velo_word(data, 11) != status->st_ino)
@@ -116,6 +118,7 @@ static const char *open_images(Images *images, const struct stat *status, const 
         memcmp(data + HEADER, identity, (size_t)identity_size) != 0 || !is_same_build(images->code_type, data + 96))
         return "build";
     images->items = (Py_ssize_t)half_word(data + 96, 1);
+    images->version = half_word(data + 96, 4);
     images->mask = count - 1;
     images->named = PyMem_Calloc((size_t)images->names + 1, sizeof(PyObject *));
     images->taken = PyMem_Calloc((size_t)count, 1);
@@ -196,9 +199,14 @@ static PyObject *name_of(Images *images, uint64_t index, const uint8_t *text, ui
     return name;
 }
 
-/* Make the pointers of an image true. Whether all of them were within bounds; if not, the image must not be used. */
-static int relocate(uint8_t *data, uint64_t size, const uint8_t *internal, uint64_t internals, const uint8_t *external,
-                    uint64_t externals, PyObject *const *table, uint64_t table_size)
+/* The version of the code object that was loaded last; for all maps, because no two may be the same. CPython gives them
+ * from 1 up: it would have to make four thousand million code objects until it gives one of ours. */
+static uint32_t latest_version = 0;
+
+/* Make the pointers of an image true, and give code objects, known by their types, versions. Whether all of them were
+ * within bounds; if not, the image must not be used. */
+static int relocate(const Images *images, uint8_t *data, uint64_t size, const uint8_t *internal, uint64_t internals,
+                    const uint8_t *external, uint64_t externals, PyObject *const *table, uint64_t table_size)
 {
     uint64_t word;
     for (uint64_t i = 0; i < internals; i++) {
@@ -218,6 +226,13 @@ static int relocate(uint8_t *data, uint64_t size, const uint8_t *internal, uint6
         memcpy(&word, data + at, 8);
         if (word >= table_size)
             return 0;
+        if (word == CODE && images->version != 0) {
+            uint64_t place = at - TYPE + images->version;
+            if (at < TYPE || !is_within(place, 1, sizeof(latest_version), size))
+                return 0;
+            latest_version--;
+            memcpy(data + place, &latest_version, sizeof(latest_version));
+        }
         word = (uint64_t)(uintptr_t)table[word];
         memcpy(data + at, &word, 8);
     }
@@ -317,7 +332,7 @@ PyObject *velo_image(State *state, PyObject *self, uint64_t source, uint64_t byt
             goto damaged;
         text += size_of_text;
     }
-    if (!relocate(data, data_size, internal, internals, external, externals, table, FIXED + others + names))
+    if (!relocate(images, data, data_size, internal, internals, external, externals, table, FIXED + others + names))
         goto damaged;
     /* For ever: the image refers to them without counting, and lies in the map. */
     for (uint64_t i = FILE_NAME; i < FIXED + others; i++)

@@ -18,11 +18,12 @@ from ..errors import StoreCorrupt
 from .manifest import siphash
 
 MAGIC = b"VELOIMAG"
-VERSION = 1
+VERSION = 2
 
 # FORMAT.md, section 13: magic, version, features, size, checksum, identity's length, slots, their number,
-# number of names, where data begin, mtime, inode, basic sizes of code, tuple, bytes and str.
-HEADER = Struct("<8sIIQQQQQQQ8xqQ4I16x")
+# number of names, where data begin, mtime, inode, basic sizes of code, tuple, bytes and str, place of
+# versions.
+HEADER = Struct("<8sIIQQQQQQQ8xqQ5I12x")
 SLOT = Struct("<II")  # Upper half of the check of the bytecode, and the chunk's offset in units of 8.
 # Bytes of data, internal and external pointers, names, bodies, holes, bytes of names, other objects,
 # marshalled bytes; where its data are, in units of 16; checks of the source and of the bytecode; checksums of
@@ -62,7 +63,7 @@ class Images(NamedTuple):
     """All images of one interpreter, the oldest first. None: this module never gets one."""
 
     identity: bytes
-    sizes: tuple[int, int, int, int]  # Basic sizes of code, tuple, bytes and str.
+    layout: tuple[int, ...]  # Basic sizes of code, tuple, bytes and str; where code has its version, or 0.
     images: Mapping[Key, Image | None]
 
 
@@ -92,7 +93,7 @@ def encode_images(kept: Images) -> bytearray:
     for image in kept.images.values():
         data += image.data if image is not None else b""
     head = MAGIC, VERSION, 0, len(data), 0, len(kept.identity), slots_at, count, len(names), begin
-    HEADER.pack_into(data, 0, *head, 0, 0, *kept.sizes)
+    HEADER.pack_into(data, 0, *head, 0, 0, *kept.layout)
     return data
 
 
@@ -116,7 +117,7 @@ def decode_images(data: bytes) -> Images:
         magic, version, features, size, check, identity_size, *rest = HEADER.unpack_from(data)
     except StructError as error:
         raise StoreCorrupt("file of images is shorter than its header") from error
-    slots_at, count, _, begin, _, _, *sizes = rest
+    slots_at, count, _, begin, _, _, *layout = rest
     if magic != MAGIC or version != VERSION or features:
         raise StoreCorrupt("not a file of images of this version")
     if size != len(data) or not HEADER.size + identity_size <= slots_at <= size:
@@ -126,7 +127,7 @@ def decode_images(data: bytes) -> Images:
     try:
         return Images(
             data[HEADER.size : HEADER.size + identity_size],
-            (sizes[0], sizes[1], sizes[2], sizes[3]),
+            tuple(layout),
             {key: _image(data, at, begin) for key, at in _chunks(data, slots_at, count)},
         )
     except (StructError, IndexError) as error:

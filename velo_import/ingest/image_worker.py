@@ -2,9 +2,10 @@
 """Makes images of code objects, and proves them; run as a script by the interpreter whose objects they are.
 
 `image_worker.py make` reads marshalled code from stdin (each behind a u32 length) and writes to stdout
-`sys.version`, four basic sizes, and an image for each (FORMAT.md, section 13), or nothing for one that cannot
-have any. `image_worker.py prove LIBRARY FILE IDENTITY` reads a u64 pair of checks before each code, has the
-native module load each from that file, and writes 1 for each that equals what unmarshalling makes, or 0.
+`sys.version`, five numbers of the layout, and an image for each (FORMAT.md, section 13), or nothing for one
+that cannot have any. `image_worker.py prove LIBRARY FILE IDENTITY` reads a u64 pair of checks before each
+code, has the native module load each from that file, and writes 1 for each that equals what unmarshalling
+makes, or 0.
 
 Knows how CPython lays out four kinds of objects; every other object is referred to, and made anew by whoever
 loads the image. The surprise: what is copied are the bytes of objects, unmarshalled twice a moment before.
@@ -44,9 +45,8 @@ INTERNED = b"tAZ"  # How marshal marks interned strings.
 POINTERS = Struct("<24x3Q48x6Q")
 POINTER_BYTES = (slice(24, 48), slice(96, 144))
 POINTER_WORDS = (3, 4, 5, 12, 13, 14, 15, 16, 17)
-# What is set to 0: from 3.12 on the version by which specialised calls know a function, which then gets one
-# when its first call is specialised; and what is never read before it is written: padding, and from 3.14 on
-# the id that only free-threaded builds use.
+# What is set to 0: from 3.12 on the version by which specialised calls know a function; and what is never
+# read before it is written: padding, and from 3.14 on the id that only free-threaded builds use.
 ONES_OWN = {
     (3, 11): (slice(172, 176),),
     (3, 12): (slice(92, 96), slice(180, 184)),
@@ -54,6 +54,9 @@ ONES_OWN = {
     (3, 14): (slice(92, 96), slice(184, 192), slice(196, 200)),
     (3, 15): (slice(92, 96), slice(184, 192), slice(196, 200)),
 }
+# Up to 3.12 a function without a version gets one when its first call is specialised. From 3.13 on it never
+# does: who loads an image gives each code object one, here.
+VERSION_PLACE = 92 if sys.version_info >= (3, 13) else 0
 FIXED = (CODE, tuple, bytes, str)
 OPTIMIZED = 1  # A flag of functions, which module and class bodies do not have.
 # Added to the index of what an image refers to, in the making: so it is told from the place of what is in it.
@@ -248,8 +251,15 @@ def check_layout() -> None:
         or hasattr(sys, "getobjects")  # Built to trace references: objects begin with two more pointers.
     ):
         raise Unfit("layout")
-    one = marshal.loads(marshal.dumps(check_layout.__code__))
+    data = marshal.dumps(check_layout.__code__)
+    one, other = marshal.loads(data), marshal.loads(data)
     parts_of(one, bytes_at(id(one), CODE.__basicsize__))
+    if VERSION_PLACE and not 0 < version_of(one) < version_of(other):
+        raise Unfit("layout")
+
+
+def version_of(code: "CodeType") -> int:
+    return int.from_bytes(ctypes.string_at(id(code) + VERSION_PLACE, 4), "little")
 
 
 def image_of(data: bytes) -> bytes:
@@ -313,7 +323,7 @@ def prove(library: str, path: str, identity: bytes, data: bytes) -> "Iterator[by
 def make(data: bytes) -> "Iterator[bytes]":
     """Who we are, and an image for each code object."""
     yield sys.version.encode()
-    yield numbers([kind.__basicsize__ for kind in (CODE, tuple, bytes, str)])
+    yield numbers([kind.__basicsize__ for kind in (CODE, tuple, bytes, str)] + [VERSION_PLACE])
     try:
         check_layout()
         is_fit = True

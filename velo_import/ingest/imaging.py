@@ -32,7 +32,7 @@ from velo_import.store.layout import Store
 from .plan import Code
 from .remembering import split_answer
 
-SIZE, SIZES, CHECKS = Struct("<I"), Struct("<4I"), Struct("<QQI")
+SIZE, LAYOUT, CHECKS = Struct("<I"), Struct("<5I"), Struct("<QQI")
 MOST_BYTES = 128 << 20  # Of all images of one environment; the oldest go first.
 PATIENCE_SECONDS = 60
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "image_worker.py")
@@ -90,25 +90,25 @@ def image(
     try:
         old = decode_images(read_file(path))
     except (OSError, StoreCorrupt):
-        old = Images(b"", (0, 0, 0, 0), {})
+        old = Images(b"", (0,) * 5, {})
         anew = True
     wanted = {code.checks: code for code in codes}
     missing = {each: code for each, code in wanted.items() if each not in old.images}
     bytecode = {each: found for each, code in missing.items() if (found := payload(code))}
     if not bytecode and not anew:
         return False
-    version, sizes, made = _made(executable, build, bytecode)
-    if old.images and (old.identity != identity + version or old.sizes != sizes):
+    version, layout, made = _made(executable, build, bytecode)
+    if old.images and (old.identity != identity + version or old.layout != layout):
         # Another interpreter in the same place: all of it is done again.
-        old = Images(identity + version, sizes, {})
+        old = Images(identity + version, layout, {})
         bytecode = {each: found for each, code in wanted.items() if (found := payload(code))}
-        version, sizes, made = _made(executable, build, bytecode)
+        version, layout, made = _made(executable, build, bytecode)
     kept = newest({**old.images, **made})
     try:
-        _publish(path, Images(identity + version, sizes, kept), executable, build, bytecode)
+        _publish(path, Images(identity + version, layout, kept), executable, build, bytecode)
     except Unproved as doubt:
         kept.update(dict.fromkeys(doubt.keys))
-        _publish(path, Images(identity + version, sizes, kept), executable, build, {})
+        _publish(path, Images(identity + version, layout, kept), executable, build, {})
     return True
 
 
@@ -126,12 +126,11 @@ def newest(images: Mapping[Key, Image | None]) -> dict[Key, Image | None]:
 
 def _made(
     executable: str, build: Build, bytecode: Mapping[Key, bytes]
-) -> tuple[bytes, tuple[int, int, int, int], dict[Key, Image | None]]:
-    """The interpreter's `sys.version`, its basic sizes, and the images that it makes."""
+) -> tuple[bytes, tuple[int, ...], dict[Key, Image | None]]:
+    """The interpreter's `sys.version`, the layout of its objects, and the images that it makes."""
     data = b"".join(SIZE.pack(len(code)) + code for code in bytecode.values())
-    version, sizes, *answers = split_answer(_run(executable, build, ["make"], data))
-    code, tuples, texts, strings = SIZES.unpack(sizes)
-    return version, (code, tuples, texts, strings), dict(zip(bytecode, map(_image, answers), strict=True))
+    version, layout, *answers = split_answer(_run(executable, build, ["make"], data))
+    return version, LAYOUT.unpack(layout), dict(zip(bytecode, map(_image, answers), strict=True))
 
 
 def _image(answer: bytes) -> Image | None:

@@ -67,6 +67,41 @@ def test_a_store_that_is_a_link_to_itself_is_named(velo: Velo, app: Tree) -> Non
     assert "symbolic links" in refused(velo.command("status"), 1)
 
 
+def test_a_folder_that_is_gone_is_named(velo: Velo, app: Tree) -> None:
+    """A shell can stand in a folder that somebody has removed."""
+    command = ["sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "sh", *VELO, "ingest", "."]
+
+    result = start(command, cwd=velo.cwd, environment=velo.velo_environment())
+
+    assert "the current folder" in refused(result, 1)
+
+
+@pytest.mark.parametrize("words", [["ingest", "--python", "{python}", "."], ["config", "show"]])
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_an_answer_that_does_not_arrive_is_an_error(velo: Velo, app: Tree, words: list[str]) -> None:
+    """`velo status > report` on a full disk; the first and the short way of an ingest."""
+    command = [*VELO, *(word.format(python=velo.python) for word in words)]
+    full = ["sh", "-c", 'exec "$@" > /dev/full', "sh", *command]
+
+    for _ in range(2):
+        result = start(full, cwd=velo.cwd, environment=velo.velo_environment())
+        assert refused(result, 1) == "error: could not write the answer: no space left on device"
+    assert velo.command("status", env={"VELO_HOME": "/no/such/store"}).code == 10
+    deaf = ["sh", "-c", 'exec "$@" 2> /dev/full', "sh", *VELO, "status"]
+    environment = velo.velo_environment(VELO_HOME="/no/such/store")
+    assert start(deaf, cwd=velo.cwd, environment=environment).code == 10
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_as_good_as_dev_null(velo: Velo, app: Tree, streams: str) -> None:
+    """Daemons close them; no file of the store may get their numbers."""
+    for words in (["ingest", "--python", velo.python, "."], ["doctor", "--python", velo.python], ["verify"]):
+        command = ["sh", "-c", f'exec "$@" {streams}', "sh", *VELO, *words]
+        assert start(command, cwd=velo.cwd, environment=velo.velo_environment()).code == 0, words
+    assert velo.command("verify").code == 0
+    assert velo.run("app.py").served >= 1
+
+
 @pytest.mark.parametrize("content", ["x = [", None])
 def test_a_broken_configuration_is_told_in_one_sentence(velo: Velo, content: str | None) -> None:
     """There is no key to name where the whole file is wrong."""

@@ -29,6 +29,8 @@ def _through_its_door(given: list[str]) -> int:
         from .launch.execute import run
 
         return run(given[1:])
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _open_standard_streams()
     if given[:1] == ["ingest"]:
         from .cli.unchanged import answer
 
@@ -38,6 +40,20 @@ def _through_its_door(given: list[str]) -> int:
     from .cli.main import command_line
 
     return command_line(given)
+
+
+def _open_standard_streams() -> None:
+    """Whoever closed one of them (`velo gc >&-`, a daemon) means /dev/null: else the next file that is opened
+    gets its number, and whatever a child writes there.
+    """
+    import os
+
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 if __name__ == "__main__":

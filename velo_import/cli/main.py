@@ -91,7 +91,7 @@ def command_line(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
         result = velo.main(args=list(arguments), prog_name="velo", standalone_mode=False)
-        sys.stdout.flush()
+        render.flush()
     except VeloError as error:
         return render.failure(error, as_json)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -107,7 +107,9 @@ def command_line(arguments: Sequence[str]) -> int:
         return 141
     except OSError as error:
         if error.errno is None or not error.filename:
-            raise
+            if _has_current_folder():
+                raise
+            error = FileNotFoundError(error.errno, "", "the current folder")
         return render.failure(_as_refusal(error), as_json)
     return result if isinstance(result, int) else 0
 
@@ -119,6 +121,13 @@ def _as_fault(error: click.ClickException) -> UsageFault:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         path = error.ctx.command_path
     return UsageFault(message[:1].lower() + message[1:], hint=f"see `{path} --help`")
+
+
+def _has_current_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def _as_refusal(error: OSError) -> VeloError:

@@ -62,6 +62,27 @@ def note(text: str) -> None:
     _write(sys.stderr, text + "\n")
 
 
+def flush() -> None:
+    """Have all data arrive."""
+    with _arriving(sys.stdout):
+        sys.stdout.flush()
+
+
+@contextmanager
+def _arriving(stream: TextIO) -> Iterator[None]:
+    """What cannot be written (a full disk) is said once, and not again by Python as it ends."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if stream is sys.stderr:
+            return  # Nobody is left to be told.
+        reason = os.strerror(error.errno or 0).lower()
+        raise VeloError(f"could not write the answer: {reason}", hint="send it to another place") from error
+
+
 def failure(error: VeloError, as_json: bool) -> int:
     """Say what failed and what to do about it, on stderr; return the exit code."""
     if as_json:
@@ -192,11 +213,12 @@ def _printable(text: str) -> str:
 def _write(stream: TextIO, text: str) -> None:
     if stream.isatty():
         text = text.translate(_STEERING)
-    try:
-        stream.write(text)
-    except UnicodeEncodeError:
-        encoding = stream.encoding or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    with _arriving(stream):
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _console(stream: TextIO) -> Console:

@@ -37,7 +37,9 @@ def answer(arguments: Sequence[str]) -> int | None:
         return None
     if summary is None:
         return None
+    from ..errors import VeloError
     from .ingested import show_summary
+    from .render import failure, flush
 
     seconds = time.perf_counter() - began
     unreadable = [dict(zip(("path", "reason"), each, strict=True)) for each in summary["unreadable"]]
@@ -48,7 +50,9 @@ def answer(arguments: Sequence[str]) -> int | None:
     }
     try:
         show_summary({**summary, "unreadable": unreadable, **measured}, None, 0, as_json)
-        sys.stdout.flush()
+        flush()
+    except VeloError as error:
+        return failure(error, as_json)
     except BrokenPipeError:  # as in main.py
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

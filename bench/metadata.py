@@ -30,6 +30,7 @@ from bench.measure import BenchmarkFault, become_subreaper, run, run_as_program,
 
 DISTRIBUTIONS = 80
 _WITH_ENTRY_POINTS = 3  # every third
+_FILES = 30
 _LEARNING_RUNS = 3
 
 QUESTIONS = {
@@ -38,6 +39,12 @@ QUESTIONS = {
     "entry points of each": "[each.entry_points for each in m.distributions()]",
     "one version": "m.version(sys.argv[2])",
     "version of each": "[each.version for each in m.distributions()]",
+    "metadata of one": "m.metadata(sys.argv[2])['Name']",
+    "metadata of each": "[each.metadata.items() for each in m.distributions()]",
+    "requires of each": "[each.requires for each in m.distributions()]",
+    "files of one": "m.files(sys.argv[2])",
+    "files of each": "[each.files for each in m.distributions()]",
+    "packages_distributions()": "sorted(m.packages_distributions().items())",
 }
 
 _PROGRAM = """
@@ -50,9 +57,12 @@ print(process_time_ns() - begin, hash(repr(answer)))
 
 # Programs that look for plugins when they start; the last line says that they did.
 STARTS = {
-    "pytest": "import pytest; pytest.main(['--markers'])",
+    "pytest": "import os, pytest; pytest.main(['--noconftest', '-c', os.devnull, '--markers'])",
     "stevedore": "from stevedore import EnabledExtensionManager as M; print(M('cliff.help', bool).names())",
     "opentelemetry": "from opentelemetry import trace, propagate; print(bool(trace.get_tracer(__name__)))",
+    "opentelemetry, instrumented": (
+        "from opentelemetry.instrumentation.auto_instrumentation import initialize as start; print(start())"
+    ),
 }
 
 
@@ -107,7 +117,11 @@ def make_environment(folder: Path, python: str) -> str:
         text += "\n" + "A line of the long description, as it stands in the README.\n" * 120
         head = f"Metadata-Version: 2.1\nName: name-{number}\nVersion: 1.{number}\n"
         (info / "METADATA").write_text(head + text)
-        (info / "RECORD").write_text("".join(f"name_{number}/part_{line}.py,,\n" for line in range(30)))
+        files = [f"name_{number}/part_{line}.py" for line in range(_FILES)]
+        (site / f"name_{number}").mkdir()
+        for file in files:
+            (site / file).touch()
+        (info / "RECORD").write_text("".join(f"{file},sha256={'x' * 43},0\n" for file in files))
         if number % _WITH_ENTRY_POINTS == 0:
             points = "".join(f"tool-{number}-{line} = name_{number}.cli:main\n" for line in range(3))
             points = f"[console_scripts]\n{points}\n[plugins]\nname-{number} = name_{number}:Plugin [more]\n"

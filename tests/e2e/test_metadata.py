@@ -89,8 +89,8 @@ said("pickled", lambda: pickle.loads(pickle.dumps(metadata.entry_points)) is met
 if hasattr(metadata.Distribution, "at"):
     said("at", lambda: [metadata.Distribution.at(str(each._path)).version for each in found])
 # The backport imports its parts when metadata is parsed, and what is known need not be.
-print([name for name, each in vars(metadata).items() if not isinstance(each, type(metadata))])
-print([(name, list(vars(each))) for name, each in vars(metadata).items() if isinstance(each, type)])
+print([name for name, each in list(vars(metadata).items()) if not isinstance(each, type(metadata))])
+print([(name, list(vars(each))) for name, each in list(vars(metadata).items()) if isinstance(each, type)])
 """
 
 SEEDED = {"PYTHONHASHSEED": "0"}

@@ -587,6 +587,8 @@ class Answers:
                 try:
                     for path in folder_of(entry).search(names["Prepared"](None)):
                         own = make(path)
+                        if not own._name_from_stem(str(path).rpartition("/")[2]):
+                            return None  # It would be read for its name, and warn twice if we fail later.
                         first.setdefault(own._normalized_name, (own, None))
                 except Exception:
                     return None  # Python shall fail itself.

@@ -68,7 +68,9 @@ def described(root: str, key: str, path: "Any", newest: "list[int]") -> "Iterato
         # Python looks for another file where this one is empty.
         if found.read_text("METADATA"):
             name, version = found.name, found.version
-            if type(name) is type(version) is str and stamp(f"{place}/METADATA")[0] == before:
+            # Versions of the backport disagree about how lines are joined.
+            is_plain = type(name) is type(version) is str and "\n" not in name + version
+            if is_plain and stamp(f"{place}/METADATA")[0] == before:
                 known = before
                 newest.append(changed)
             else:
@@ -203,6 +205,8 @@ def deciding(marked: "list[str]") -> "Iterator[str]":
     settled: set[str | tuple[str, str]] = set()
     for each in marked:
         path = metadata.PackagePath(each[1:])
+        if not path.parts:
+            raise Refused  # Some versions fail, others never look.
         is_nested = len(path.parts) > 1
         gives = (path.parts[0], path.suffix if BY_SUFFIX else "") if is_nested else str(path)
         if gives not in settled:

@@ -102,6 +102,15 @@ def test_closed_streams_are_as_good_as_dev_null(velo: Velo, app: Tree, streams: 
     assert velo.run("app.py").served >= 1
 
 
+@pytest.mark.parametrize("command", ["trace", "pack"])
+@pytest.mark.parametrize(("program", "code"), [("no-such-program", 127), ("/etc", 126)])
+def test_what_cannot_start_is_told_as_by_run(velo: Velo, command: str, program: str, code: int) -> None:
+    """The same words and the same exit code, whoever starts it."""
+    told = refused(velo.command(command, "--", program), code)
+
+    assert told == velo.run(command=[program]).stderr.splitlines()[0]
+
+
 @pytest.mark.parametrize("content", ["x = [", None])
 def test_a_broken_configuration_is_told_in_one_sentence(velo: Velo, content: str | None) -> None:
     """There is no key to name where the whole file is wrong."""

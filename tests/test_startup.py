@@ -246,14 +246,14 @@ def test_gc_keeps_the_pack_of_a_start_and_removes_one_that_was_replaced(tree: Tr
 
 
 @pytest.mark.parametrize(
-    "words",
-    [("true",), ("no-such-program",), (sys.executable, "-I", "-S", "-c", "pass")],
+    ("words", "code"),
+    [(("true",), 1), (("no-such-program",), 127), ((sys.executable, "-I", "-S", "-c", "pass"), 1)],
     ids=["no Python", "nothing", "isolated"],
 )
-def test_pack_says_why_it_cannot(tree: Tree, velo: Velo, words: tuple[str, ...]) -> None:
+def test_pack_says_why_it_cannot(tree: Tree, velo: Velo, words: tuple[str, ...], code: int) -> None:
     done = velo.command("pack", "--", *words)
 
-    assert done.code == 1
+    assert done.code == code
     assert "hint:" in done.stderr
 
 

@@ -116,7 +116,7 @@ def command_line(arguments: Sequence[str]) -> int:
 
 def _as_fault(error: click.ClickException) -> UsageFault:
     """A click error in our voice: lower case, no full stop, and a hint."""
-    message = error.format_message().replace("\n", " ").strip().rstrip(".")
+    message = " ".join(error.format_message().split()).rstrip(".")
     path = "velo"
     if isinstance(error, click.UsageError) and error.ctx is not None:
         path = error.ctx.command_path

@@ -8,7 +8,6 @@ the program goes to stderr, so that stdout is one JSON object.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ import click
 from ..config import env
 from ..errors import UsageFault, VeloError
 from ..ingest.packing import pack_start
+from ..launch import foreground
 from ..launch.environment import child_environment, is_disabled
 from ..launch.execute import original_environment
 from ..launch.injection import injection_folder, prepare
@@ -80,17 +80,6 @@ def _recorded(words: list[str], folder: Path, home: str, as_json: bool) -> tuple
     )
     environment[env.PACK] = str(folder)
     sys.stdout.flush()
-    try:
-        process = subprocess.Popen(words, env=environment, stdout=sys.stderr.fileno() if as_json else None)
-    except OSError as error:
-        raise VeloError(
-            f"cannot start {words[0]!r}: {error.strerror}", hint="is it installed, and on PATH?"
-        ) from None
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:  # It was for the program, which may end in its own way.
-            continue
+    own, code = foreground.run(words, environment, sys.stderr.fileno() if as_json else None)
     found = {path.name: path.read_bytes() for path in folder.iterdir()}
-    return code, found.get(str(process.pid)) or max(found.values(), key=len, default=b"")
+    return code, found.get(str(own)) or max(found.values(), key=len, default=b"")

@@ -19,6 +19,10 @@ if TYPE_CHECKING:  # collections.abc would import collections, 1.5 ms
     from collections.abc import Mapping, Sequence
 
 CANNOT_START, NOT_FOUND = 126, 127
+WHAT_TO_CHECK = {
+    CANNOT_START: "is it a file that you may execute?",
+    NOT_FOUND: "is it installed, and on PATH?",
+}
 USAGE = "velo run [--manifest FILE] [--check auto|stat|root|none|shadow] -- COMMAND [ARGUMENTS...]"
 _CHECKS = ("auto", "stat", "root", "none", "shadow")
 _OPTIONS = ("--manifest", "--check")
@@ -198,8 +202,7 @@ def _execute_script(command: list[str], environment: dict[str, str]) -> int:
 
 
 def _cannot_start(program: str, reason: str, code: int) -> int:
-    hint = "is it installed, and on PATH?" if code == NOT_FOUND else "is it a file that you may execute?"
-    _complain(f"cannot start {program!r}: {reason}", hint)
+    _complain(f"cannot start {program!r}: {reason}", WHAT_TO_CHECK[code])
     return code
 
 

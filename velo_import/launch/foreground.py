@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from ..errors import VeloError
-from .execute import CANNOT_START, NOT_FOUND
+from .execute import CANNOT_START, NOT_FOUND, WHAT_TO_CHECK
 
 # A terminal sends these to the whole group; others come to us alone, and are handed on.
 FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
@@ -24,8 +24,8 @@ HANDED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 class CannotStart(VeloError):
     """The command does not start; the exit code is the one of `velo run`."""
 
-    def __init__(self, message: str, code: int, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, program: str, reason: str, code: int) -> None:
+        super().__init__(f"cannot start {program!r}: {reason}", hint=WHAT_TO_CHECK[code])
         self.exit_code = code
 
 
@@ -86,9 +86,7 @@ def _start(words: list[str], environment: Mapping[str, str], stdout: int | None)
                 ["/bin/sh", script, *words[1:]], env=environment, stdout=stdout, close_fds=False
             )
     except FileNotFoundError:
-        raise CannotStart(
-            f"cannot start {words[0]!r}: not found", NOT_FOUND, hint="is it installed, and on PATH?"
-        ) from None
+        raise CannotStart(words[0], "not found", NOT_FOUND) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise CannotStart(f"cannot start {words[0]!r}: {reason.lower()}", CANNOT_START) from None
+        raise CannotStart(words[0], reason.lower(), CANNOT_START) from None

@@ -75,6 +75,7 @@ def _hook(record: Mapping[str, Any]) -> Iterator[Verdict]:
     yield _at_most(
         "hook: at most 40 file-related system calls", record["system_calls"].get("difference"), 40, ""
     )
+    yield _at_most("hook: at most 20 of them its own", record["system_calls"].get("own"), 20, "")
     for program, memory in record["peak_memory"].items():
         yield _at_most(f"peak memory of {program} <= 1.05x", memory["ratio"], 1.05, "x")
 

@@ -19,6 +19,7 @@ import random
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,11 @@ from _frozen_importlib_external import _get_supported_file_loaders
 from velo_import.hook.install import build_identity
 from velo_import.hook import mapping
 import velo_import.hook.manifest as twin
-native = mapping.use_native(sys.argv[1] + "/velo_import/_native/core.abi3.so")
-Manifest = (native or twin).Manifest
+try:
+    library = sys.argv[1] + "/velo_import/_native/core.abi3.so"
+    Manifest = mapping.use_native(mapping.load_native("velo_import._native.core", library)).Manifest
+except (AttributeError, ImportError):
+    Manifest = twin.Manifest
 identity = build_identity([suffix for _, group in _get_supported_file_loaders() for suffix in group])
 times = []
 for _ in range(101):
@@ -51,6 +55,15 @@ for _ in range(101):
     Manifest(sys.argv[2], sys.argv[3], identity)
     times.append((time.perf_counter_ns() - begin) / 1000)
 print(json.dumps(times))
+"""
+
+_HANDS_OVER = """
+import sys
+del sys.modules[__name__]
+folder = __file__.rpartition("/")[0]
+sys.path.remove(folder)
+sys.path_importer_cache.pop(folder, None)
+import sitecustomize
 """
 
 
@@ -157,11 +170,21 @@ def count_calls(trace: str) -> collections.Counter[str]:
 
 
 def system_calls(arms: Mapping[str, Arm], environment: Environment, work: Path) -> dict[str, Any]:
-    """Calls of `python -c pass`, plain and with the hook; the fewest of three, as caches may warm up."""
+    """Calls of `python -c pass`, plain and with the hook; the fewest of three, as caches may warm up.
+
+    Part of the difference is CPython's own, which looks for a `sitecustomize` on PYTHONPATH: what one takes
+    that does nothing but hand over to the next.
+    """
     strace = shutil.which("strace")
     if strace is None:
         return {"skipped": "strace missing: apt-get install strace"}
     trace = work / "strace.txt"
+    folder = work / "handing-over"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(_HANDS_OVER)
+    plainly = arms["plain"]
+    handing_over = {**plainly.variables, "PYTHONPATH": str(folder)}
+    arms = {**arms, "handing over": replace(plainly, variables=handing_over)}
     fewest: dict[str, collections.Counter[str]] = {}
     for _ in range(3):
         for name, arm in arms.items():
@@ -181,6 +204,7 @@ def system_calls(arms: Mapping[str, Arm], environment: Environment, work: Path) 
         "plain": plain.total(),
         "velo": velo.total(),
         "difference": velo.total() - plain.total(),
+        "own": velo.total() - fewest["handing over"].total(),
         "by_name": by_name,
     }
 
@@ -207,7 +231,10 @@ def render(record: Mapping[str, Any]) -> str:
         lines.append(f"  {name:<24}{value}")
     lines.append(f"  {'process_difference_us':<24}{record['process_difference_us']['difference']:.0f} us")
     calls = record["system_calls"]
-    value = calls.get("skipped") or f"{calls['difference']} more ({calls['plain']} -> {calls['velo']})"
+    value = calls.get("skipped") or (
+        f"{calls['difference']} more ({calls['plain']} -> {calls['velo']}), "
+        f"{calls['own']} without finding a sitecustomize"
+    )
     lines.append(f"  {'system calls':<24}{value}")
     lines += [f"    {name:<22}{count:+}" for name, count in calls.get("by_name", {}).items()]
     for program, found in record["peak_memory"].items():

@@ -7,8 +7,28 @@ Any Python may meet this file through PYTHONPATH: it must parse and stay silent 
 import sys
 
 
-def _velo_codes(folder, home):
-    """The hook's compiled code from the store: {module: marshalled code}, empty unless whole and current."""
+def _velo_native(library):
+    """The native module, left out of sys.modules; None where it was not built, or does not fit."""
+    import _frozen_importlib
+    import _frozen_importlib_external as external
+    import _imp
+
+    name = "velo_import._native.core"
+    loader = external.ExtensionFileLoader(name, library)
+    try:
+        module = _imp.create_dynamic(_frozen_importlib.ModuleSpec(name, loader, origin=library))
+        _imp.exec_dynamic(module)
+        module.map_file, module.note_read  # noqa: B018 # not there: built of older sources
+    except (AttributeError, ImportError, OSError, SystemError):
+        return None
+    return module
+
+
+def _velo_codes(folder, home, native):
+    """The hook's compiled code in the store, and where in it each module's is: nothing unless it is current.
+
+    FORMAT.md, section 2. Natively the file is mapped, else it is read.
+    """
     import _frozen_importlib_external as external
     import _imp
     import marshal
@@ -18,35 +38,45 @@ def _velo_codes(folder, home):
     tag = "%s-%s" % (sys.implementation.cache_tag, external.MAGIC_NUMBER.hex())
     path = "%s/run/hook/%s.code" % (home, tag)
     try:
-        descriptor = posix.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            status = posix.fstat(descriptor)
-            data = posix.read(descriptor, status.st_size)  # empty for a pipe, an error for a folder
-        finally:
-            posix.close(descriptor)
-        is_ours = status.st_uid in (0, posix.geteuid()) and not status.st_mode & 0o022
-        body = memoryview(data)[16:]
-        is_whole = data[:8] == b"VELOHOOK" and _imp.source_hash(0x56454C4F, body) == data[8:16]
-        if is_ours and is_whole and bytes(body[: len(tag) + 1]) == tag.encode() + b"\0":
-            stamp, codes = marshal.loads(body[len(tag) + 1 :])
+        if native:
+            data, (owner, mode, _, _, _, _) = native.map_file(os.fsencode(path))
+        else:
+            descriptor = posix.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                status = posix.fstat(descriptor)
+                owner, mode = status.st_uid, status.st_mode
+                data = posix.read(descriptor, status.st_size)  # empty for a pipe, an error for a folder
+            finally:
+                posix.close(descriptor)
+        view = memoryview(data)
+        index = view[int.from_bytes(view[16:24], "little") :]
+        is_ours = owner in (0, posix.geteuid()) and not mode & 0o022
+        is_whole = view[:8] == b"VELOHOOK" and _imp.source_hash(0x56454C4F, index) == view[8:16]
+        if is_ours and is_whole and index[: len(tag) + 1] == tag.encode() + b"\0":
+            stamp, places = marshal.loads(index[len(tag) + 1 :])
             # Every installation rewrites this file; `velo` looks at the others (launch/injection.py).
             status = posix.stat(folder + "/__init__.py")
             if (status.st_mtime_ns, status.st_ctime_ns, status.st_ino) == stamp:
-                return codes
+                return data, places
     except (OSError, ValueError, EOFError, TypeError):
         pass
-    return {}
+    return b"", {}
 
 
-def _velo_code(folder, name, codes):
-    """The code of one module of the hook; from its source where the store has none."""
+def _velo_code(folder, name, native, data, places):
+    """The code of one module of the hook, and whether it was compiled already."""
+    import _imp
     import marshal
 
-    if name in codes:
-        return marshal.loads(codes[name])
+    start, size, check = places.get(name, (0, 0, b""))
+    if native and size:
+        native.note_read(data, size)
+    code = memoryview(data)[start : start + size]
+    if size and _imp.source_hash(0x56454C4F, code) == check:
+        return marshal.loads(code), True
     with open("%s/%s.py" % (folder, name), "rb") as file:
         # CPython cuts frames of this file name out of tracebacks that users see.
-        return compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
+        return compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2), False
 
 
 def _velo_boot(folder, home):
@@ -61,12 +91,16 @@ def _velo_boot(folder, home):
     status = posix.stat(home)
     if status.st_uid not in (0, posix.geteuid()) or status.st_mode & 0o022:
         return
-    codes = _velo_codes(folder, home)
+    native = _velo_native(folder[:-4] + "_native/core.abi3.so")
+    data, places = _velo_codes(folder, home, native)
+    is_mapped = bool(native and places)
 
     def load(name):
-        # Asked for at exit, if at all: reading the file again costs less than keeping it in memory.
+        # What is mapped stays so, and costs nothing. What was read is read again: these modules are asked for
+        # late, if at all, and until then it would take memory.
+        kept = (data, places) if is_mapped else _velo_codes(folder, home, native)
         namespace = {"__name__": "velo_import.hook." + name}
-        exec(_velo_code(folder, name, _velo_codes(folder, home)), namespace)
+        exec(_velo_code(folder, name, native, *kept)[0], namespace)
         return namespace
 
     # The hook's modules import each other by name; they are in sys.modules only meanwhile.
@@ -75,8 +109,7 @@ def _velo_boot(folder, home):
     try:
         for name in names:
             sys.modules[name] = type(sys)(name)
-        library = folder[:-4] + "_native/core.abi3.so"
-        native = None
+        is_compiled = True
         for name in [
             "ahead",
             "counts",
@@ -96,10 +129,14 @@ def _velo_boot(folder, home):
                 sys.modules[full] = native  # it is both; their code in Python is not even read
                 continue
             module = sys.modules[full] = type(sys)(full)
-            exec(_velo_code(folder, name, codes), module.__dict__)
-            if name == "mapping":
-                native = module.use_native(library)
-        module.install(home, library, bool(codes), load, started)
+            code, was_compiled = _velo_code(folder, name, native, data, places)
+            is_compiled = is_compiled and was_compiled
+            exec(code, module.__dict__)
+            if name == "mapping" and native:
+                native = module.use_native(native)
+        module.install(home, is_compiled, load, started)
+        if not is_mapped:
+            data, places = b"", {}
     finally:
         for name in names:
             if before[name] is None:

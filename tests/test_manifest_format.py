@@ -66,6 +66,16 @@ def test_header_has_the_documented_bytes() -> None:
     assert len(data) % 8 == 0
 
 
+def test_a_manifest_says_whether_it_is_alone(hook: ModuleType, tmp_path: Path) -> None:
+    """The second feature: no other manifest of this environment has to be looked for."""
+    for alone, features in ((False, 1), (True, 3)):
+        data = m.encode(example()._replace(alone=alone))
+        assert struct.unpack_from("<I", data, 12) == (features,)
+        assert m.decode(data).alone is alone
+        path = write_private(tmp_path / f"{features}.velo", data)
+        assert hook.Manifest(path, str(tmp_path), BUILD.identity()).is_alone() is alone
+
+
 def test_identity_roots_and_packs_have_the_documented_bytes() -> None:
     """The preamble's tables can be read with nothing but FORMAT.md."""
     data = m.encode(example())
@@ -172,7 +182,7 @@ def test_a_manifest_from_before_paths_were_shortened_is_read(hook: ModuleType, t
     assert hook.Manifest(path, str(tmp_path), BUILD.identity()).block(b"/p/pkg") is not None
 
 
-@pytest.mark.parametrize("features", [2, 3, 1 << 31])
+@pytest.mark.parametrize("features", [4, 5, 1 << 31])
 def test_a_manifest_with_features_of_later_ones_is_refused(
     hook: ModuleType, tmp_path: Path, features: int
 ) -> None:
@@ -377,7 +387,7 @@ def test_hook_and_reference_agree_on_names(hook: ModuleType) -> None:
         (lambda d: d[:-8], "damaged"),
         (lambda d: b"X" + d[1:], "not a manifest"),
         (lambda d: d[:8] + b"\x02" + d[9:], "not a manifest"),
-        (lambda d: d[:12] + b"\x02" + d[13:], "not a manifest"),
+        (lambda d: d[:12] + b"\x04" + d[13:], "not a manifest"),
         (lambda d: d[:50] + bytes([d[50] ^ 1]) + d[51:], "damaged"),
         (lambda d: d + bytes(8), "damaged"),
         (lambda d: b"", "not a manifest"),

@@ -24,7 +24,8 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The native functions as the hook loads them."""
     names = ("map_file", "is_unchanged", "load_code", "serve", "take_lock", "note_read")
     saved = {name: getattr(twin, name) for name in names}
-    assert twin.use_native(str(compiled("core", tmp_path_factory.mktemp("native"), "-O2")))
+    library = compiled("core", tmp_path_factory.mktemp("native"), "-O2")
+    assert twin.use_native(twin.load_native("velo_import._native.core", str(library)))
     loaded = SimpleNamespace(**{name: getattr(twin, name) for name in names})
     for name, function in saved.items():
         setattr(twin, name, function)

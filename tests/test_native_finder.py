@@ -627,7 +627,7 @@ import velo_import.hook.loader
 from velo_import.hook import mapping
 from velo_import.hook.counts import Counts
 import _frozen_importlib_external as external
-core = mapping.use_native(sys.argv[1] + "/core.abi3.so")
+core = mapping.use_native(mapping.load_native("velo_import._native.core", sys.argv[1] + "/core.abi3.so"))
 root, names = {str(environment.root)!r}, {[name for name in NAMES if name != chr(0xDC80)]!r} + [chr(0xDC80)]
 details = [(s, k) for k, g in external._get_supported_file_loaders() for s in g]
 sys.path[:] = [root, "/missing", ""]

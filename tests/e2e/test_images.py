@@ -422,14 +422,34 @@ def test_an_edited_module_is_run_as_it_is_now(tree: Tree, velo: Velo) -> None:
 
 
 @pytest.mark.core
-def test_what_cannot_be_proved_gets_no_image(tree: Tree, velo: Velo, tmp_path: Path) -> None:
-    """A module whose functions are all that it has no image of is unmarshalled, and not asked for again."""
-    tree.write({"empty.py": "x = 1\n", "app.py": "import empty"})
+def test_a_large_module_without_functions_gets_no_image(tree: Tree, velo: Velo) -> None:
+    """It would gain nothing by one: it is unmarshalled, and not asked for again."""
+    tree.write({"large.py": f"x = {'a' * 20_000!r}\n", "app.py": "import large"})
     result = taught(velo, "app.py")
 
     kept = decode_images(table_of(velo).read_bytes())
     assert None in kept.images.values()
     assert not any(each["wanted"] for each in result.stats)
+
+
+def test_a_start_of_images_opens_no_pack(tree: Tree, velo: Velo, tmp_path: Path) -> None:
+    """Neither for modules with functions nor for small ones without; for a large one its pack is opened."""
+    program = """
+        import sys, functions, small
+        if "large" in sys.argv:
+            import large
+        with open("/proc/self/maps") as maps, open(sys.argv[1], "w") as file:
+            print(sum(line.endswith(".pack\\n") for line in maps), file=file)
+        """
+    large = f"x = {'a' * 20_000!r}\n"
+    tree.write(
+        {"functions.py": "def f(): pass\n", "small.py": "x = 1\n", "large.py": large, "app.py": program}
+    )
+    answer = tmp_path / "answer"
+
+    for wanted, packs in (("large", "1"), ("", "0")):
+        taught(velo, "app.py", str(answer), wanted)
+        assert answer.read_text().strip() == packs
 
 
 def test_no_number_in_the_file_is_believed(tree: Tree, velo: Velo) -> None:

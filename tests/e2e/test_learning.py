@@ -33,6 +33,19 @@ def test_ingest_then_first_run_is_served(tree: Tree, velo: Velo) -> None:
     assert result.served >= 1
 
 
+def test_what_is_ingested_after_learning_is_served(tree: Tree, velo: Velo) -> None:
+    """What was learned said that nothing was ingested; what is ingested later is found all the same."""
+    tree.write({"app.py": "import known\n", "known.py": "", "other/app.py": "import unknown\n"})
+    tree.write({"other/unknown.py": "NAME = 'unknown'\n"})
+    velo.both("app.py", served=1)
+
+    velo.ingest(velo.cwd / "other")
+
+    for program, served in (("app.py", 1), ("other/app.py", 1)):
+        assert velo.run(program, env={"VELO_READONLY": "1"}).served == served
+
+
+@pytest.mark.core
 def test_ingest_of_an_environment(tree: Tree, velo: Velo, python: Path, site_packages: Tree) -> None:
     """After `velo ingest` of a virtual environment what is installed there is served at once."""
     site_packages.write({"library/__init__.py": "from library import deep\n", "library/deep.py": ""})

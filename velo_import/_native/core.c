@@ -173,9 +173,11 @@ static PyObject *is_unchanged(PyObject *module, PyObject *arguments)
     return stamp_answer(velo_compare_path(path, size, mtime, ctime, ino));
 }
 
-void velo_note_read(State *state, Map *map, Py_ssize_t length)
+void velo_note_read(State *state, Map *map, uint64_t length)
 {
-    if (state->read + length > MOST_READ || (!map->is_used && state->used_count == MOST_USED)) {
+    if (length > MOST_READ) /* also what a damaged record says */
+        length = MOST_READ;
+    if (state->read + (Py_ssize_t)length > MOST_READ || (!map->is_used && state->used_count == MOST_USED)) {
         for (int i = 0; i < state->used_count; i++) {
             Map *used = state->used[i];
             /* All of it: the kernel has mapped pages around those that were read. */
@@ -186,7 +188,7 @@ void velo_note_read(State *state, Map *map, Py_ssize_t length)
         state->used_count = 0;
         state->read = 0;
     }
-    state->read += length;
+    state->read += (Py_ssize_t)length;
     if (!map->is_used) {
         Py_INCREF((PyObject *)map);
         state->used[state->used_count++] = map;
@@ -202,7 +204,7 @@ PyObject *velo_make_code(State *state, Map *pack, uint64_t start, uint64_t lengt
     if (audited == NULL)
         return NULL;
     Py_DECREF(audited);
-    velo_note_read(state, pack, (Py_ssize_t)length);
+    velo_note_read(state, pack, length);
     PyObject *view = PyMemoryView_FromMemory(pack->start + start, (Py_ssize_t)length, PyBUF_READ);
     PyObject *code = view == NULL ? NULL : PyObject_CallFunctionObjArgs(state->loads, view, NULL);
     Py_XDECREF(view);
@@ -318,7 +320,7 @@ static PyObject *note_read(PyObject *module, PyObject *arguments)
     Py_ssize_t length;
     if (!PyArg_ParseTuple(arguments, "O!n", (PyTypeObject *)state->map_type, &map, &length))
         return NULL;
-    velo_note_read(state, (Map *)map, length);
+    velo_note_read(state, (Map *)map, length < 0 ? 0 : (uint64_t)length);
     Py_RETURN_NONE;
 }
 

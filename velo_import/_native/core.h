@@ -66,7 +66,7 @@ Stamp velo_compare(const char *path, long long size, long long mtime, long long 
 Stamp velo_compare_path(PyObject *path, long long size, long long mtime, long long ctime, unsigned long long inode);
 
 /* Note that so much of a map is about to be read; give the pages of all maps back once there were enough of them. */
-void velo_note_read(State *state, Map *map, Py_ssize_t length);
+void velo_note_read(State *state, Map *map, uint64_t length);
 
 /* The code at this range of a pack, with `path` as its file name; `cached` is what auditors are told. */
 PyObject *velo_make_code(State *state, Map *pack, uint64_t start, uint64_t length, PyObject *path, PyObject *cached);

@@ -261,6 +261,12 @@ static int root_asks(State *state, Manifest *manifest, uint64_t index, int check
     return !manifest->roots[index];
 }
 
+static PyObject *manifest_is_alone(PyObject *self, PyObject *nothing)
+{
+    (void)nothing;
+    return PyBool_FromLong(((Manifest *)self)->content.data[12] & 2);
+}
+
 static PyObject *manifest_get_prefix(PyObject *self, PyObject *nothing)
 {
     (void)nothing;
@@ -360,7 +366,7 @@ static int take_block(State *state, Folder *folder, Manifest *manifest, const ve
     if (verdict != VELO_FOUND)
         return set_unusable(state, "damaged");
     /* All of the block was read for its checksum; of all that a record or two will be read again. */
-    velo_note_read(state, manifest->map, (Py_ssize_t)(block->names.start + block->names.size - block->records));
+    velo_note_read(state, manifest->map, (uint64_t)(block->names.start + block->names.size - block->records));
     Py_INCREF((PyObject *)manifest);
     folder->manifest = manifest;
     folder->block = *block;
@@ -1357,6 +1363,20 @@ static PyObject *image_of(State *state, PyObject *counts, const uint8_t *record,
     return code;
 }
 
+/* The code that this record leads to, unmarshalled; NULL without an exception where its pack or the range is not there. */
+static PyObject *code_in_pack(State *state, Manifest *manifest, const uint8_t *record, PyObject *path, PyObject *cached)
+{
+    PyObject *pack = manifest_pack(state, manifest, (velo_word(record, VELO_HEAD) >> 32) - 1);
+    uint64_t start = velo_word(record, VELO_START), length = velo_word(record, VELO_LENGTH);
+    if (pack == Py_None || length == 0 || start > (uint64_t)((Map *)pack)->size ||
+        length > (uint64_t)((Map *)pack)->size - start)
+        return NULL;
+    Py_INCREF(pack);
+    PyObject *code = velo_make_code(state, (Map *)pack, start, length, path, cached);
+    Py_DECREF(pack);
+    return code;
+}
+
 PyObject *velo_serve(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
     State *state = PyModule_GetState(module);
@@ -1384,24 +1404,18 @@ PyObject *velo_serve(PyObject *module, PyObject *const *arguments, Py_ssize_t co
     is_ordinary = is_ordinary && word % VELO_WORDS == 0 && word / VELO_WORDS < known->block.modules;
     if (is_ordinary) {
         const uint8_t *record = known->block.records + word * 8;
-        PyObject *pack = manifest_pack(state, known->manifest, (velo_word(record, VELO_HEAD) >> 32) - 1);
-        uint64_t start = velo_word(record, VELO_START), length = velo_word(record, VELO_LENGTH);
         Stamp stamp = UNCHANGED;
-        if (pack == Py_None || length == 0 || start > (uint64_t)((Map *)pack)->size ||
-            length > (uint64_t)((Map *)pack)->size - start)
-            stamp = CHANGED;
-        else if (known->asks)
+        if (known->asks)
             stamp = velo_compare_path(path, (long long)velo_word(record, VELO_SIZE),
                                       (long long)velo_word(record, VELO_MTIME),
                                       (long long)velo_word(record, VELO_CTIME), velo_word(record, VELO_INODE));
         if (stamp == UNCHANGED && settle(state, counts) == 0) {
-            Py_INCREF(pack);
             code = image_of(state, counts, record, path);
             /* The record was read, and an image counts as what it stands for: maps are to be given back as often. */
-            velo_note_read(state, known->manifest->map, code == NULL ? 0 : (Py_ssize_t)length);
+            velo_note_read(state, known->manifest->map, code == NULL ? 0 : velo_word(record, VELO_LENGTH));
+            /* Only now the pack is opened: a start of images alone opens none. */
             if (code == NULL && !PyErr_Occurred())
-                code = velo_make_code(state, (Map *)pack, start, length, path, cached);
-            Py_DECREF(pack);
+                code = code_in_pack(state, known->manifest, record, path, cached);
             if (code != NULL && add_to_count(state, counts, SERVED) < 0)
                 Py_CLEAR(code);
         }
@@ -1421,6 +1435,7 @@ done:
 /* -- tables ---------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef manifest_methods[] = {
+    {"is_alone", manifest_is_alone, METH_NOARGS, "Whether no other manifest of this environment lies beside it."},
     {"prefix", manifest_get_prefix, METH_NOARGS, "The `sys.prefix` it was made for, in bytes."},
     {"block", manifest_get_block, METH_O, "One folder by its path in bytes, or None."},
     {"root", manifest_get_root, METH_O, "Path, check, mtime_ns, ctime_ns and inode of one root."},

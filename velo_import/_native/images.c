@@ -9,8 +9,8 @@
  * Knows no layout of any object but where a tuple's items begin, and is told where code has its version:
  * ingest/image_worker.py does, which ran in this interpreter's build. Every offset is checked, so that no bytes of the
  * file make us write outside of its map. The surprises: the map is never given back, because its objects are alive until
- * the process ends (their reference counts begin so high that nobody ever frees one), and each image is given out once:
- * whoever asks again gets code of his own, as from unmarshalling.
+ * the process ends (their reference counts begin so high that nobody ever frees one), and an image with functions is
+ * given out once: whoever asks again gets code of his own, as from unmarshalling.
  */
 
 #include "core.h"
@@ -161,6 +161,13 @@ static PyObject *images_new(PyTypeObject *type, PyObject *arguments, PyObject *k
     return NULL;
 }
 
+/* Whether anything of the image stays in the map. Where nothing does, modules that are equal, as empty ones are, share
+ * the image. */
+static int has_functions(const uint8_t *chunk)
+{
+    return half_word(chunk, 1) || half_word(chunk, 2) || half_word(chunk, 5);
+}
+
 /* The chunk of this source and bytecode, if its image was not given out yet, or 0; it is given out by this. */
 static uint64_t take_chunk(Images *images, uint64_t source, uint64_t bytecode)
 {
@@ -176,7 +183,8 @@ static uint64_t take_chunk(Images *images, uint64_t source, uint64_t bytecode)
         if (velo_word(chunk, 5) == source && velo_word(chunk, 6) == bytecode) {
             if (images->taken[at])
                 return 0;
-            images->taken[at] = 1; /* Also if it turns out to be damaged: half of its pointers may be true by then. */
+            /* Also if it turns out to be damaged: half of its pointers may be true by then. */
+            images->taken[at] = has_functions(chunk);
             return start;
         }
     }
@@ -335,9 +343,10 @@ PyObject *velo_image(State *state, PyObject *self, uint64_t source, uint64_t byt
     if (!relocate(images, data, data_size, internal, internals, external, externals, table, FIXED + others + names))
         goto damaged;
     /* For ever: the image refers to them without counting, and lies in the map. */
-    for (uint64_t i = FILE_NAME; i < FIXED + others; i++)
+    for (uint64_t i = FILE_NAME; has_functions(chunk) && i < FIXED + others; i++)
         Py_INCREF(table[i]);
-    Py_INCREF(self);
+    if (has_functions(chunk))
+        Py_INCREF(self);
     if (fill(images, code, body, bodies, hole, holes, data, data_size))
         goto done;
 damaged:
@@ -369,7 +378,7 @@ static PyMethodDef images_methods[] = {
     {"take", images_take, METH_VARARGS,
      "take(source_check: int, bytecode_check: int, path: str) -> code | None\n\n"
      "The code of this source and bytecode, with `path` as its file name; None where there is no image, and the\n"
-     "second time."},
+     "second time if it has functions."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -11,9 +11,9 @@ enum { ROOT_SIZE = 48, PACK_SIZE = 48 };
 
 velo_verdict velo_manifest_open(velo_manifest *manifest, const uint8_t *data, uint64_t size)
 {
-    /* Magic, version 1, and of the mandatory features perhaps the first. */
+    /* Magic, version 1, and of the mandatory features perhaps the first two. */
     static const uint8_t start[12] = {'V', 'E', 'L', 'O', 'M', 'N', 'F', 'T', 1, 0, 0, 0};
-    if (size < TABLES_START || size % 8 || memcmp(data, start, sizeof(start)) != 0 || velo_word(data, 1) >> 32 > 1)
+    if (size < TABLES_START || size % 8 || memcmp(data, start, sizeof(start)) != 0 || velo_word(data, 1) >> 32 > 3)
         return VELO_NO_MANIFEST;
     uint64_t end = velo_word(data, 4);
     if (velo_word(data, 2) != size || end < TABLES_START || end > size)

@@ -21,7 +21,8 @@ from velo_import.errors import StoreCorrupt
 
 MAGIC = b"VELOMNFT"
 VERSION = 1
-FEATURES = SHORT_PATHS = 1  # mandatory ones that are known; any other bit means "written by a later Velo"
+SHORT_PATHS, ALONE = 1, 2
+FEATURES = SHORT_PATHS | ALONE  # mandatory ones that are known; any other bit: written by a later Velo
 HASH_KEY = 0x56454C4F
 
 # FORMAT.md, section 3: every integer is little-endian, every table starts on a multiple of eight bytes.
@@ -162,7 +163,10 @@ class PackRecord(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """A whole manifest. `files` are sorted by path bytes; records refer to each other by index."""
+    """A whole manifest. `files` are sorted by path bytes; records refer to each other by index.
+
+    `alone` says that there is no other for this environment in the same store.
+    """
 
     build: Build
     prefix: str
@@ -170,6 +174,7 @@ class Manifest(NamedTuple):
     folders: Sequence[FolderRecord]
     files: Sequence[FileRecord]
     packs: Sequence[PackRecord]
+    alone: bool = False
 
 
 def siphash(data: bytes | memoryview) -> int:
@@ -243,7 +248,7 @@ def encode(manifest: Manifest) -> bytes:
         "paths": paths,
         "blocks": blocks,
     }
-    return _assemble(tables, _encode_links(files))
+    return _assemble(tables, _encode_links(files), SHORT_PATHS | (ALONE if manifest.alone else 0))
 
 
 def _encode_blocks(manifest: Manifest, moved: dict[str, int]) -> tuple[bytes, dict[str, int]]:
@@ -344,7 +349,7 @@ def _encode_links(files: Sequence[FileRecord]) -> bytes:
     return siphash(body).to_bytes(8, "little") + body
 
 
-def _assemble(tables: dict[str, bytes], links: bytes) -> bytes:
+def _assemble(tables: dict[str, bytes], links: bytes, features: int = SHORT_PATHS) -> bytes:
     at = TABLES_START + 8
     directory = bytearray()
     body = bytearray()
@@ -360,7 +365,7 @@ def _assemble(tables: dict[str, bytes], links: bytes) -> bytes:
     paths = siphash(bytes(body[preamble_end - TABLES_START - 8 : blocks]))
     rest = preamble_end.to_bytes(8, "little") + directory + paths.to_bytes(8, "little") + body + links
     check = siphash(rest[: preamble_end - PREAMBLE_START])
-    return HEADER.pack(MAGIC, VERSION, SHORT_PATHS, at + len(links), check) + rest
+    return HEADER.pack(MAGIC, VERSION, features, at + len(links), check) + rest
 
 
 # -- decoding ------------------------------------------------------------------------------------------------
@@ -396,7 +401,8 @@ def _decode(view: memoryview) -> Manifest:
     ]
     files = _decode_files(tables)
     folders = list(_decode_folders(tables, files, len(roots), len(packs)))
-    return Manifest(build, os.fsdecode(prefix), roots, folders, files, packs)
+    alone = bool(HEADER.unpack_from(view)[2] & ALONE)
+    return Manifest(build, os.fsdecode(prefix), roots, folders, files, packs, alone)
 
 
 def _sections(view: memoryview) -> dict[str, memoryview]:

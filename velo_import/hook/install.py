@@ -81,11 +81,16 @@ def open_manifests(
     for home, owner in folders:
         folder = f"{home}/manifests/v1/{key}"
         candidates += [(f"{folder}/upper.velo", home, owner), (f"{folder}/base.velo", home, owner)]
+    lonely = ""
     for path, home, owner in candidates:
+        if home == lonely:
+            continue
         try:
             manifest = Manifest(path, f"{home}/packs/v1", identity, owner)
             if path == named or manifest.prefix() == prefix:
                 manifests.append(manifest)
+                if path != named and manifest.is_alone():
+                    lonely = home  # What was ingested would lie below it, and nothing was.
         except FileNotFoundError:
             if path == named:
                 counts.reasons["manifest: missing"] = 1
@@ -119,12 +124,11 @@ def can_learn(home: str) -> bool:
     return environ.get("VELO_READONLY", "0") in ("", "0")
 
 
-def install(home: str, native: str, is_compiled: bool, load: "Callable[[str], Any]", started: int) -> None:
+def install(home: str, is_compiled: bool, load: "Callable[[str], Any]", started: int) -> None:
     """Install the finder for this process, if its environment is known, and the exit function.
 
     Args:
         home: the store folder.
-        native: path of the native module, whether it could be loaded or not.
         is_compiled: whether this code came from the store; if not, the learner is to put it there.
         load: gives the namespace of another module of the hook by its short name.
         started: when this start of Velo began, by `time.perf_counter_ns`, for VELO_STATS.
@@ -194,15 +198,9 @@ def _at_exit(
     load: "Callable[[str], Any]",
     calm: "Calm | None",
 ) -> None:
-    """Register the exit function, so that `atexit` itself stays out of `sys.modules` where it was not.
-
-    `calm` is None where the collector is left alone.
-    """
-    was_there = "atexit" in sys.modules
-    import atexit
-
-    if not was_there:
-        del sys.modules["atexit"]
+    """Register the exit function. `calm` is None where the collector is left alone."""
+    # Not imported: what is registered belongs to the interpreter, and `sys.modules` stays as it was.
+    atexit = mapping.load_extension("atexit")
 
     # Exit functions run in reverse order: those that were there before us may still open and keep things.
     is_last = not atexit._ncallbacks()

@@ -11,8 +11,9 @@ from _imp import source_hash
 import velo_import.hook.mapping as mapping
 
 HASH_KEY = 0x56454C4F
-# The first 16 bytes: magic, version 1, and the mandatory features, of which the only one is harmless to us.
-STARTS = tuple(b"VELOMNFT\x01\x00\x00\x00%c\x00\x00\x00" % features for features in (0, 1))
+# The first 16 bytes: magic, version 1, and the mandatory features, of which the first is harmless to us.
+STARTS = tuple(b"VELOMNFT\x01\x00\x00\x00%c\x00\x00\x00" % features for features in range(4))
+ALONE = 2
 PREAMBLE_START = 32
 TABLES_START = 216
 # Positions of the section directory's entries, in 8-byte words from the start of the file: (offset, length).
@@ -110,6 +111,10 @@ class Manifest:
     def _identity(self) -> bytes:
         at, size = self.words[IDENTITY], self.words[IDENTITY + 1]
         return bytes(self.bytes[at : at + size])
+
+    def is_alone(self) -> bool:
+        """Whether no other manifest of this environment lies beside it, so that none has to be looked for."""
+        return bool(self.bytes[12] & ALONE)
 
     def prefix(self) -> bytes:
         """The `sys.prefix` of the environment this manifest was made for, in file system bytes."""

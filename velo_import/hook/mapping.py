@@ -236,16 +236,15 @@ def load_native(name: str, path: str) -> "Any":
 Images: "Any" = None
 
 
-def use_native(path: str) -> "Any":
-    """Replace these functions by the native module's; gives it, or None where it does not fit."""
+def use_native(native: "Any") -> "Any":
+    """Replace these functions by the native module's; gives it, or None where it is of older sources."""
     global is_audited, is_unchanged, load_code, look_at_remains, map_file, note_read, serve, set_loads
     global take_lock, Images, Unusable
     try:
-        native = load_native("velo_import._native.core", path)
         taken = native.map_file, native.is_unchanged, native.take_lock, native.load_code
         more = native.serve, native.is_audited, native.look_at_remains, native.set_loads, native.note_read
         types = native.Images, native.Unusable
-    except (AttributeError, ImportError, OSError, SystemError):  # AttributeError: built of older sources
+    except AttributeError:
         return None
     map_file, is_unchanged, take_lock, load_code = taken
     serve, is_audited, look_at_remains, set_loads, note_read = more

@@ -62,6 +62,7 @@ from .plan import (
 from .publish import (
     BASE,
     UPPER,
+    expect_base,
     is_hook_current,
     manifest_record,
     publish_manifest,
@@ -353,6 +354,7 @@ class _Ingest:
                 for pack in (*provided.packs, *merged):
                     writing.put_pack(pack)
             manifest = assemble(draft, self.build, self.interpreter.prefix)
+            expect_base(self.store, self.key)
             changed = publish_manifest(self.path, encode(manifest))
             trim_upper(self.store, self.key, self.build, {folder.path for folder in scanned.folders})
             startup.write_notes(self.store, self.key, draft.codes)

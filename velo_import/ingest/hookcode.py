@@ -8,9 +8,12 @@ file name, because CPython cuts frames of that name out of tracebacks.
 from __future__ import annotations
 
 import _imp
+import marshal
 import os
+import struct
 import subprocess
 from pathlib import Path
+from struct import Struct
 
 from velo_import.errors import VeloError
 from velo_import.format.manifest import HASH_KEY, Build
@@ -21,21 +24,29 @@ from velo_import.store.layout import Store
 MAGIC = b"VELOHOOK"
 HOOK = Path(__file__).parents[1] / "hook"
 
+HEADER = Struct("<8s8sQ")  # Magic, checksum of the index, where the index begins.
+# Loaded on demand, or not at all where the native module is: behind the others, which then lie together.
+LATER = ("explain", "farewell", "finder", "log", "manifest", "metadata", "shadow", "trace")
+
 # Run by the target interpreter: its own compiler and its own marshal. It says first who it is, because the
 # name a program gives for its interpreter may lead to another one.
 COMPILE = """
-import _frozen_importlib_external as external, marshal, os, sys
-folder = sys.argv[1]
+import _frozen_importlib_external as external, _imp, marshal, os, sys
+folder, key, begin, *later = sys.argv[1:]
 status = os.stat(os.path.join(folder, "__init__.py"))
-codes = {}
-for name in sorted(os.listdir(folder)):
-    if name.endswith(".py") and name != "__init__.py":
-        with open(os.path.join(folder, name), "rb") as file:
-            code = compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
-        codes[name[:-3]] = marshal.dumps(code)
+names = [name[:-3] for name in os.listdir(folder) if name.endswith(".py") and name != "__init__.py"]
+codes = []
+places = {}
+for name in sorted(names, key=lambda name: (name in later, name)):
+    with open(os.path.join(folder, name + ".py"), "rb") as file:
+        code = compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
+    data = marshal.dumps(code)
+    places[name] = int(begin) + sum(map(len, codes)), len(data), _imp.source_hash(int(key), data)
+    codes.append(data)
 tag = sys.implementation.cache_tag + "-" + external.MAGIC_NUMBER.hex()
 stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-sys.stdout.buffer.write(tag.encode() + b"\\0" + marshal.dumps((stamp, codes)))
+index = tag.encode() + b"\\0" + marshal.dumps((stamp, places))
+sys.stdout.buffer.write(b"".join((len(index).to_bytes(8, "little"), index, *codes)))
 """
 
 
@@ -45,12 +56,20 @@ def place(store: Store, build: Build) -> Path:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a start will believe this file, as far as its checksum tells."""
+    """Whether a start will believe all of this file, as far as its checksums tell."""
     try:
         data = path.read_bytes()
-    except OSError:
+        magic, check, begin = HEADER.unpack_from(data)
+        index = data[begin:]
+        if magic != MAGIC or check != _imp.source_hash(HASH_KEY, index):
+            return False
+        _, places = marshal.loads(index[index.index(b"\0") + 1 :])
+        return all(
+            _imp.source_hash(HASH_KEY, data[start : start + size]) == each
+            for start, size, each in places.values()
+        )
+    except (OSError, struct.error, ValueError, EOFError, TypeError):
         return False
-    return data[:8] == MAGIC and data[8:16] == _imp.source_hash(HASH_KEY, data[16:])
 
 
 def write(store: Store, interpreter: Interpreter) -> Path:
@@ -60,29 +79,31 @@ def write(store: Store, interpreter: Interpreter) -> Path:
         VeloError: the interpreter fails to compile it, or the store cannot be written.
     """
     try:
-        body = _compiled(interpreter.executable, HOOK)
+        index, codes = _compiled(interpreter.executable, HOOK)
     except (OSError, subprocess.SubprocessError) as error:
         raise VeloError(
             f"{interpreter.executable} could not compile the hook: {error}",
             hint="run `velo doctor` in that environment",
         ) from error
     build = interpreter.build(0)
-    if not body.startswith(build.tag.encode() + b"\0"):
+    if not index.startswith(build.tag.encode() + b"\0"):
         raise VeloError(
             f"{interpreter.executable} is not the interpreter that the program ran under",
             hint="start the program by the full path of its interpreter",
         )
     private_folder(store.run / "hook")
     target = place(store, build)
-    data = MAGIC + _imp.source_hash(HASH_KEY, body) + body
+    header = HEADER.pack(MAGIC, _imp.source_hash(HASH_KEY, index), HEADER.size + len(codes))
+    data = header + codes + index
     if not target.exists() or target.read_bytes() != data:
         publish(target, [data], mode=0o600)
     return target
 
 
-def _compiled(executable: str, folder: Path) -> bytes:
-    return subprocess.run(
-        [executable, "-I", "-S", "-c", COMPILE, str(folder)],
+def _compiled(executable: str, folder: Path) -> tuple[bytes, bytes]:
+    """The index, and the code of all modules."""
+    done = subprocess.run(
+        [executable, "-I", "-S", "-c", COMPILE, str(folder), str(HASH_KEY), str(HEADER.size), *LATER],
         env={**os.environ, "VELO_DISABLE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -90,3 +111,5 @@ def _compiled(executable: str, folder: Path) -> bytes:
         check=True,
         timeout=60,
     ).stdout
+    end = 8 + int.from_bytes(done[:8], "little")
+    return done[8:end], done[end:]

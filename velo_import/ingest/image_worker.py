@@ -58,6 +58,9 @@ ONES_OWN = {
 # does: who loads an image gives each code object one, here.
 VERSION_PLACE = 92 if sys.version_info >= (3, 13) else 0
 FIXED = (CODE, tuple, bytes, str)
+# A module without functions gains nothing by an image but that its pack need not be opened for it alone.
+SMALL = 1 << 14
+NOTHING = bytes(16)  # The data of its image: no data would say that there is none.
 OPTIMIZED = 1  # A flag of functions, which module and class bodies do not have.
 # Added to the index of what an image refers to, in the making: so it is told from the place of what is in it.
 # Names stand behind the others, and get their index when it is known how many others there are.
@@ -219,7 +222,7 @@ class Imaging:
         for index in external:
             target = words[index]
             words[index] = target - NAMES + first_name if target >= NAMES else target - OTHERS
-        yield words.tobytes()
+        yield words.tobytes() or NOTHING
         yield from map(numbers, (internal, [8 * index for index in external], self.bodies, self.holes))
         yield SIZE.pack(len(self.others))
         yield marshal.dumps((self.code, *self.others))
@@ -263,10 +266,10 @@ def version_of(code: "CodeType") -> int:
 
 
 def image_of(data: bytes) -> bytes:
-    """The parts of one image, each behind its length; empty if there can be none, or nothing is in it."""
+    """The parts of one image, each behind its length; empty if there can be none, or none would gain."""
     try:
         imaging = Imaging(marshal.loads(data), marshal.loads(data))
-        return joined(imaging.parts()) if imaging.holes else b""
+        return joined(imaging.parts()) if imaging.holes or len(data) <= SMALL else b""
     except (Unfit, ValueError, RecursionError):  # ValueError: an object that marshal does not know
         return b""
 

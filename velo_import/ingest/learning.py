@@ -257,7 +257,9 @@ class _Learning:
                 writing.put_pack(pack)
         path = self.store.manifest_folder(self.notes.key) / f"{UPPER}.velo"
         if upper.folders:
-            published = publish_manifest(path, encode(assemble(upper, self.notes.build, self.notes.prefix)))
+            manifest = assemble(upper, self.notes.build, self.notes.prefix)
+            manifest = manifest._replace(alone=not path.with_name(f"{BASE}.velo").exists())
+            published = publish_manifest(path, encode(manifest))
         else:
             published = path.exists()
             path.unlink(missing_ok=True)

@@ -54,6 +54,17 @@ def publish_manifest(path: Path, data: bytes) -> bool:
     return True
 
 
+def expect_base(store: Store, key: str) -> None:
+    """Have the learned manifest say no longer that it is alone; before a base is published."""
+    path = store.manifest_folder(key) / f"{UPPER}.velo"
+    try:
+        manifest = decode(read_file(path))
+    except (OSError, StoreCorrupt):
+        return
+    if manifest.alone:
+        publish_manifest(path, encode(manifest._replace(alone=False)))
+
+
 def trim_upper(store: Store, key: str, build: Build, ingested: Set[str]) -> None:
     """Drop from the learned manifest every folder that has just been ingested: the base is younger."""
     path = store.manifest_folder(key) / f"{UPPER}.velo"

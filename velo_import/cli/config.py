@@ -59,7 +59,7 @@ def validate(as_json: bool) -> int:
     """Check the files: unknown keys, wrong values, broken TOML. Exit code 1 when there is a problem."""
     chosen = _load()
     if as_json:
-        problems = [problem.__dict__ for problem in chosen.problems]
+        problems = [problem._asdict() for problem in chosen.problems]
         render.data({"files": list(chosen.files), "problems": problems})
         return int(bool(problems))
     for problem in chosen.problems:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple  # not dataclasses: they would import inspect, a third of all this
 
 from ..errors import UsageFault
 from . import env
@@ -24,16 +23,14 @@ CHECKS = ("auto", "stat", "root", "none", "shadow")
 REMEMBERED = ("all", "none", "patterns", "sources", "metadata", "images")
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """A setting and where it came from: `flag`, `variable VELO_HOME`, a file's path, or `default`."""
 
     value: Any
     origin: str
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """Something in a configuration file that has no effect or cannot be used."""
 
     file: str
@@ -45,8 +42,7 @@ class Problem:
         return ": ".join(part for part in (self.file, self.key, self.message) if part)
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """One key of velo.toml; `read` turns a raw TOML value into ours or raises ValueError saying what is
     wanted.
     """
@@ -58,13 +54,12 @@ class Key:
     variable: str = ""
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """All values by name, the files they were read from, and what was wrong with those."""
 
     values: Mapping[str, Value]
     files: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = field(default=())
+    problems: tuple[Problem, ...] = ()
 
     @property
     def home(self) -> str:

@@ -60,6 +60,7 @@ STARTS = {
     "pytest": "import os, pytest; pytest.main(['--noconftest', '-c', os.devnull, '--markers'])",
     "stevedore": "from stevedore import EnabledExtensionManager as M; print(M('cliff.help', bool).names())",
     "opentelemetry": "from opentelemetry import trace, propagate; print(bool(trace.get_tracer(__name__)))",
+    "pip list": "from pip._internal.cli.main import main; main(['list', '--disable-pip-version-check'])",
     "opentelemetry, instrumented": (
         "from opentelemetry.instrumentation.auto_instrumentation import initialize as start; print(start())"
     ),

@@ -131,7 +131,9 @@ class Contents:
         if not self.parses:
             return None
         page = self.page("M", known.path())
-        if page is None or not self.answers.is_fresh(known.root, known.path() + "/METADATA", page.first):
+        if page is None or not self.is_fresh(known, page.first, "/METADATA"):
+            return None
+        if any(page.second) and not self.is_fresh(known, page.second, "/PKG-INFO"):
             return None
         message = imported("email.message").Message()
         texts = iter(page.texts)
@@ -148,7 +150,7 @@ class Contents:
         if not self.lists:
             return None
         page = self.page("F", known.path())
-        if page is None or not self.answers.is_fresh(known.root, known.path() + "/RECORD", page.first):
+        if page is None or not self.is_fresh(known, page.first, "/RECORD"):
             return None
         names = self.answers.names
         make, make_hash = names["PackagePath"], names["FileHash"]
@@ -174,9 +176,7 @@ class Contents:
         """What the files that decide tell about the names that can be imported, or None."""
         page = self.tops(known) if self.infers else None
         answers = self.answers
-        if page is None or not any(page.second):
-            return None
-        if not answers.is_fresh(known.root, known.path() + "/RECORD", page.second):
+        if page is None or not any(page.second) or not self.is_fresh(known, page.second, "/RECORD"):
             return None
         if self.drops_missing and self.is_asked(known):
             for marked in page.texts:
@@ -190,12 +190,13 @@ class Contents:
 
     def tops(self, known: "Known") -> "Page | None":
         """What tells which modules a distribution brings, if its top_level.txt is what it was."""
-        path = known.path()
-        page = self.page("T", path)
-        if page is None:
-            return None
-        source = path if page.first[3] == -1 else path + "/top_level.txt"
-        return page if self.answers.is_fresh(known.root, source, page.first) else None
+        page = self.page("T", known.path())
+        return page if page is not None and self.is_fresh(known, page.first, "/top_level.txt") else None
+
+    def is_fresh(self, known: "Known", stamp: "list[int]", name: str) -> bool:
+        """Whether the file is what it was, or, where there was none, the folder."""
+        source = known.path() if stamp[3] == -1 else known.path() + name
+        return self.answers.is_fresh(known.root, source, stamp)
 
     def is_asked(self, known: "Known") -> bool:
         """Whether each file is to be asked for."""

@@ -46,7 +46,7 @@ MOST_KEPT = 64  # Folders of one environment; what was learned first goes.
 PATIENCE_SECONDS = 60
 assert MOST_KEPT <= MOST_ROOTS
 # What the pages of each kind are about.
-_SOURCES = {MESSAGE: ("METADATA", ""), FILES: ("RECORD", ""), TOPS: ("top_level.txt", "RECORD")}
+_SOURCES = {MESSAGE: ("METADATA", "PKG-INFO"), FILES: ("RECORD", ""), TOPS: ("top_level.txt", "RECORD")}
 
 
 def distributions_path(store: Store, key: str) -> Path:

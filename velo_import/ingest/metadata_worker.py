@@ -100,15 +100,16 @@ def described(root: str, key: str, path: "Any", newest: "list[int]") -> "Iterato
 
 def contents(found: "Any", place: str, newest: "list[int]") -> "Iterator[tuple[str, ...]]":
     """The pages of one distribution; none for what Python fails to read, or reads elsewhere."""
-    listing = None
+    listing, files = None, []
     for letter in "MFT":
         try:
             if letter == "M":
                 stamps, times, texts = message(found, place)
             elif letter == "F":
-                stamps, times, texts = listing = rows(found, place)
+                files = found.files
+                stamps, times, texts = listing = rows(found, place, files)
             else:
-                stamps, times, texts = tops(found, place, listing)
+                stamps, times, texts = tops(found, place, listing, files)
         except Exception:
             continue
         if not any("\0" in text for text in texts):
@@ -117,9 +118,15 @@ def contents(found: "Any", place: str, newest: "list[int]") -> "Iterator[tuple[s
 
 
 def message(found: "Any", place: str) -> "Described":
-    """The stamp of METADATA, its ctime, and what the e-mail parser makes of it."""
-    before, changed = stamp(f"{place}/METADATA")
-    text = found.read_text("METADATA")
+    """The stamp of METADATA, or of the folder without it and PKG-INFO, their ctimes, and what the e-mail
+    parser makes of it.
+    """
+    names = ["METADATA"] if os.path.lexists(f"{place}/METADATA") else ["", "PKG-INFO"]
+    sources = [f"{place}/{name}".rstrip("/") for name in names]
+    before = [stamp(source) for source in sources]
+    if (before[0][0][3] == str(ANY_SIZE)) == (len(names) == 1):
+        raise Refused  # A folder in the file's place, or a file in the folder's.
+    text = found.read_text(names[-1])
     if not text:
         raise Refused
     parsed = email.message_from_string(text)
@@ -133,13 +140,14 @@ def message(found: "Any", place: str) -> "Described":
     # Another kind of message, or a defect that was noticed, does not come back.
     if vars(again) != vars(parsed) or vars(type(stock)(again)) != vars(stock):
         raise Refused
-    if stamp(f"{place}/METADATA")[0] != before:
+    if [stamp(source) for source in sources] != before:
         raise Refused
-    return [before], [changed], [body, *(str(part) for header in headers for part in header)]
+    texts = [body, *(str(part) for header in headers for part in header)]
+    return [each[0] for each in before], [each[1] for each in before], texts
 
 
-def rows(found: "Any", place: str) -> "Described":
-    """The stamp of RECORD, its ctime, and its rows."""
+def rows(found: "Any", place: str, files: "list[Any]") -> "Described":
+    """The stamp of RECORD, its ctime, and its rows; `files` is what Python has just made of them."""
     before, changed = stamp(f"{place}/RECORD")
     text = found.read_text("RECORD")
     if not text:
@@ -150,7 +158,7 @@ def rows(found: "Any", place: str) -> "Described":
         path = metadata.PackagePath(name)
         mark = "+" if found.locate_file(path).exists() else "-"
         texts += (mark + str(path), spec, str(int(size)) if size else "")
-    stock = [(file, file.hash and vars(file.hash), file.size) for file in found.files]
+    stock = [(file, file.hash and vars(file.hash), file.size) for file in files]
     if stock not in (made_again(texts, "+-"), made_again(texts, "+")):
         raise Refused
     if stamp(f"{place}/RECORD")[0] != before:
@@ -172,7 +180,7 @@ def made_again(texts: "list[str]", marks: str) -> "list[tuple[Any, ...]]":
     ]
 
 
-def tops(found: "Any", place: str, listing: "Described | None") -> "Described":
+def tops(found: "Any", place: str, listing: "Described | None", files: "list[Any]") -> "Described":
     """The stamps of what tells which modules there are, the ctimes, and the names or the rows that decide."""
     source = f"{place}/top_level.txt"
     is_there = os.path.lexists(source)
@@ -191,11 +199,10 @@ def tops(found: "Any", place: str, listing: "Described | None") -> "Described":
         raise Refused
     stamps, times, texts = listing
     decide = list(deciding(texts[::3]))
-    marks = "+-" if len(found.files) * 3 == len(texts) else "+"
-    files = [metadata.PackagePath(marked[1:]) for marked in decide if marked[0] in marks]
-    if list(stock._top_level_inferred(SimpleNamespace(files=files))) != list(
-        stock._top_level_inferred(found)
-    ):
+    marks = "+-" if len(files) * 3 == len(texts) else "+"
+    few = [metadata.PackagePath(marked[1:]) for marked in decide if marked[0] in marks]
+    ours, theirs = (list(stock._top_level_inferred(SimpleNamespace(files=each))) for each in (few, files))
+    if ours != theirs:
         raise Refused
     return [before, *stamps], [changed, *times], decide
 

@@ -80,6 +80,19 @@ def test_variables_that_switch_off_are_named(velo: Velo, variable: str) -> None:
     assert "warn" in marks(found, "variables")
 
 
+@pytest.mark.parametrize("content", ["no manifest", None])
+def test_a_named_manifest_that_is_none_is_told(velo: Velo, content: str | None) -> None:
+    """Programs pass over it in silence."""
+    path = velo.folder / "app.velo"
+    if content is not None:
+        path.write_text(content)
+
+    found = examine(velo, VELO_MANIFEST=str(path))
+
+    assert [check["mark"] for check in found["variables"]] == ["warn"]
+    assert "VELO_MANIFEST" in found["variables"][0]["text"] and str(path) in found["variables"][0]["text"]
+
+
 def test_flags_are_explained(velo: Velo) -> None:
     """-I, -E and -S cannot be seen from here, so they are told."""
     assert "-I, -E and -S" in examine(velo)["flags"][0]["text"]

@@ -29,6 +29,7 @@ from ..ingest.owner import in_full
 from ..ingest.plan import default_check
 from ..launch.enable import enabled_files, find_sites
 from ..launch.environment import can_inject, child_environment, is_disabled
+from ..launch.execute import Fault, check_manifest
 from ..launch.injection import injection_folder
 from ..store.layout import Store
 from ..store.quarantine import quarantined
@@ -107,6 +108,10 @@ def variables(environ: dict[str, str]) -> Iterator[Finding]:
         yield warn("variables", "VELO_DISABLE is set: programs run without Velo", "unset VELO_DISABLE")
     if environ.get("VELO_READONLY", "0") not in ("", "0"):
         yield warn("variables", "VELO_READONLY is set: nothing is learned", "unset VELO_READONLY")
+    try:
+        check_manifest(environ.get("VELO_MANIFEST", ""))
+    except Fault as fault:
+        yield warn("variables", f"VELO_MANIFEST: {fault.message}", fault.hint)
     if environ.get("PYTHONVERBOSE"):
         yield warn("variables", "PYTHONVERBOSE is set: under -v the hook stands aside", "unset PYTHONVERBOSE")
     yield ok(

@@ -37,14 +37,17 @@ class LoggingFinder:
 
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
         """As `VeloFinder.find_spec`."""
-        before = dict(self.finder.counts.reasons)
+        counts = self.finder.counts
+        before, errors = dict(counts.reasons), counts.errors
         spec = self.finder.find_spec(name, path, target)
         if spec is not None:
             outcome = f"found {spec.origin}"
         else:
-            after = self.finder.counts.reasons
+            after = counts.reasons
             reasons = [reason for reason in after if after[reason] != before.get(reason, 0)]
-            outcome = f"left to Python: {reasons[0] if reasons else 'error'}"
+            reasons += ["error"] if counts.errors != errors else []
+            # None: it is never ours (sitecustomize).
+            outcome = f"left to Python: {reasons[0]}" if reasons else "left to Python"
         append_line(self.target, f"velo[{getpid()}] {name}: {outcome}")
         return spec
 

@@ -30,8 +30,9 @@ from velo_import.format.distributions import encode_distributions
 from velo_import.format.images import Image, Images, encode_images, stamped_header
 from velo_import.format.manifest import Build, FileRecord, Manifest, PackRecord, encode
 from velo_import.format.remembered import Table, encode_table
+from velo_import.format.root import encode_root
 from velo_import.host import files
-from velo_import.host.files import Stamp, publish, stamp_of
+from velo_import.host.files import Stamp, make_folders, publish, stamp_of
 from velo_import.store import leases, quarantine
 from velo_import.store import verify as verify_module
 from velo_import.store.blobs import Blobs
@@ -173,17 +174,24 @@ def test_every_kind_of_file_is_looked_at(store: Store, catalog: Catalog, tmp_pat
 
 
 def test_a_file_of_a_later_velo_is_left_alone(store: Store, catalog: Catalog) -> None:
-    """Missing for us, and not damaged."""
+    """Missing for us, and not damaged: what its roots protect stays protected."""
     packed = content_pack(store, catalog, range(3))
     manifest = published(store, {})
-    flip_bit(packed.path, 8, 1)  # version 3
-    flip_bit(manifest, 8, 1)
+    root = store.roots / f"{'0' * 32}.root"
+    make_folders(root.parent)
+    publish(root, [encode_root("/somewhere/app.velo", [], [])])
+    table = store.manifest_folder("cpython-312-venv") / "remembered.table"
+    publish(table, [encode_table(Table(b"who", {}))])
+    written = [packed.path, manifest, root, table]
+    for path in written:
+        flip_bit(path, 8, 4)  # version 17 or 18
 
     found, outcomes = repaired(store, catalog)
 
     assert (found.damaged, outcomes) == ([], [])
-    assert {damage.subject.path for damage in found.left} == {str(packed.path), str(manifest)}
-    assert packed.path.exists() and manifest.exists()
+    assert {damage.subject.path for damage in found.left} == {str(path) for path in written}
+    assert all("version 1" in damage.reason for damage in found.left)
+    assert all(path.exists() for path in written)
 
 
 def test_a_failing_disk_is_damage_and_a_closed_door_is_not(

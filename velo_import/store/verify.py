@@ -20,13 +20,8 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from ..errors import StoreCorrupt
-from ..format import manifest
-from ..format.contents import decode_contents
-from ..format.distributions import decode_distributions
-from ..format.images import decode_images
+from ..format import contents, distributions, images, manifest, remembered, root
 from ..format.pack import UnknownFormat
-from ..format.remembered import decode_table
-from ..format.root import decode_root
 from ..host.files import Stamp, open_quietly, read_file, stamp_of
 from .blobs import identify
 from .catalog import LOOSE, PACKED, Catalog, Verified
@@ -297,37 +292,41 @@ def _judge_blob(subject: Subject) -> str:
     return "" if is_right else "its content is not what its name says"
 
 
-def _judge_manifest(subject: Subject) -> str:
-    data = read_file(subject.path)
-    magic, version = data[:8], int.from_bytes(data[8:12], "little")
-    if magic == manifest.MAGIC and version > manifest.VERSION:
-        raise UnknownFormat(f"manifest has version {version}, unknown to this Velo")
-    manifest.decode(data)
-    return ""
+class _Form(NamedTuple):
+    """Files that begin with a magic and a version."""
+
+    magic: bytes
+    version: int
+    decode: Callable[[bytes], object]
 
 
-def _judge_root(subject: Subject) -> str:
-    decode_root(read_file(subject.path))
-    return ""
-
-
-def _judge_table(subject: Subject) -> str:
-    _TABLES[os.path.basename(subject.name)](read_file(subject.path))
-    return ""
-
-
+_MANIFEST = _Form(manifest.MAGIC, manifest.VERSION, manifest.decode)
+_ROOT = _Form(root.MAGIC, root.VERSION, root.decode_root)
 # What is kept of starts beside the manifests of an environment.
-_TABLES: dict[str, Callable[[bytes], object]] = {
-    "remembered.table": decode_table,
-    "images.table": decode_images,
-    "contents.table": decode_contents,
-    "metadata.table": decode_distributions,
+_TABLES = {
+    "remembered.table": _Form(remembered.MAGIC, remembered.VERSION, remembered.decode_table),
+    "images.table": _Form(images.MAGIC, images.VERSION, images.decode_images),
+    "contents.table": _Form(contents.MAGIC, contents.VERSION, contents.decode_contents),
+    "metadata.table": _Form(distributions.MAGIC, distributions.VERSION, distributions.decode_distributions),
 }
+
+
+def _judge_formed(subject: Subject) -> str:
+    """What another Velo wrote is not damaged: what its root protects stays protected."""
+    form = {MANIFEST: _MANIFEST, ROOT: _ROOT}.get(subject.kind) or _TABLES[os.path.basename(subject.name)]
+    data = read_file(subject.path)
+    version = int.from_bytes(data[8:12], "little")
+    if data[:8] == form.magic and len(data) >= 12 and version != form.version:
+        raise UnknownFormat(f"{subject.kind} has version {version}, unknown to this Velo")
+    form.decode(data)
+    return ""
+
+
 _JUDGES = {
-    TABLE: _judge_table,
+    TABLE: _judge_formed,
     PACK: _judge_pack,
     BLOB: _judge_blob,
     TWIN: _judge_blob,
-    MANIFEST: _judge_manifest,
-    ROOT: _judge_root,
+    MANIFEST: _judge_formed,
+    ROOT: _judge_formed,
 }

@@ -14,7 +14,6 @@ from posix import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from velo_import.hook.metadata import Answers, Known, Mapped
@@ -135,6 +134,7 @@ class Contents:
             return None
         if any(page.second) and not self.is_fresh(known, page.second, "/PKG-INFO"):
             return None
+        self.answers.load_parser()
         message = imported("email.message").Message()
         texts = iter(page.texts)
         message._payload = next(texts)
@@ -142,7 +142,6 @@ class Contents:
         module = self.answers.module
         if "_adapters" not in self.parses:
             return module.Message(message)
-        imported(module.__name__ + "._adapters")
         return module._adapters.Message(message)
 
     def files_of(self, known: "Known", own: "Any") -> "list[Any] | None":
@@ -152,6 +151,7 @@ class Contents:
         page = self.page("F", known.path())
         if page is None or not self.is_fresh(known, page.first, "/RECORD"):
             return None
+        self.load_csv()
         names = self.answers.names
         make, make_hash = names["PackagePath"], names["FileHash"]
         is_asked = self.drops_missing and self.is_asked(known)
@@ -183,6 +183,7 @@ class Contents:
                 if is_there(known, marked) is not (marked[0] == "+"):
                     answers.want("file changed")
                     return None
+        self.load_csv()
         make = answers.names["PackagePath"]
         drops = self.drops_missing
         files = [make(marked[1:]) for marked in page.texts if not drops or marked[0] == "+"]
@@ -197,6 +198,10 @@ class Contents:
         """Whether the file is what it was, or, where there was none, the folder."""
         source = known.path() if stamp[3] == -1 else known.path() + name
         return self.answers.is_fresh(known.root, source, stamp)
+
+    def load_csv(self) -> None:
+        """Load what reads RECORD."""
+        self.answers.load("csv", "reader", self.answers.getters["files"].fget)
 
     def is_asked(self, known: "Known") -> bool:
         """Whether each file is to be asked for."""
@@ -231,17 +236,8 @@ def is_there(known: "Known", marked: str) -> bool:
 # -- what a version of importlib.metadata does ----------------------------------------------------------
 
 
-def codes_of(function: "Any") -> "Iterator[Any]":
-    """The code of a function, and of those in it."""
-    codes = [function.__code__]
-    while codes:
-        code = codes.pop()
-        yield code
-        codes += [each for each in code.co_consts if type(each) is type(code)]
-
-
-def names_in(*functions: "Any") -> "set[str]":
-    return {name for function in functions for code in codes_of(function) for name in code.co_names}
+def names_in(answers: "Answers", *functions: "Any") -> "set[str]":
+    return {name for code in answers.codes_of(*functions) for name in code.co_names}
 
 
 def does_parse(answers: "Answers") -> "set[str]":
@@ -252,7 +248,7 @@ def does_parse(answers: "Answers") -> "set[str]":
         if name in parts:
             functions.append(getattr(parts[name], "__func__", parts[name]))
     # The last one is what is raised where there is nothing to parse.
-    names = names_in(*functions) - READS - {"MetadataNotFound"}
+    names = names_in(answers, *functions) - READS - {"MetadataNotFound"}
     is_known = names <= PARSES and "message_from_string" in names
     return names if is_known else set()
 
@@ -265,7 +261,7 @@ def does_list(answers: "Answers") -> "tuple[bool, bool]":
             return False, False
         # The backport's, which changes only the files of the other module's distributions.
         stock = stock.__wrapped__
-    return names_in(stock) <= LISTS, "exists" in names_in(stock)
+    return names_in(answers, stock) <= LISTS, "exists" in names_in(answers, stock)
 
 
 def does_infer(answers: "Answers") -> bool:
@@ -273,4 +269,4 @@ def does_infer(answers: "Answers") -> bool:
     function = answers.stock_functions.get("_top_level_inferred")
     if function is None:
         return False
-    return BY_SUFFIX or not any(".py" in code.co_consts for code in codes_of(function))
+    return BY_SUFFIX or not any(".py" in code.co_consts for code in answers.codes_of(function))

@@ -19,7 +19,7 @@ from posix import geteuid, listdir, stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
     from typing import Any, NamedTuple
 
@@ -280,6 +280,7 @@ class Answers:
         self.contents_of = open_contents
         self.contents: Contents | None = None
         self.is_contents_open = False
+        self.loaded: set[tuple[str, str]] = set()
         self.table: Table | None = None
         self.is_open = False
         self.counts = counts
@@ -423,6 +424,8 @@ class Answers:
                 return None if root.is_left else root
             names = listdir(path or ".")
         except FileNotFoundError:
+            # It might have been a zip file.
+            self.load("zipfile", "Path", vars(self.names["FastPath"]).get("zip_children"))
             return []
         except OSError:
             return None  # It may be a zip file.
@@ -469,11 +472,47 @@ class Answers:
                 return None
             if not self.is_fresh(known.root, known.path() + "/METADATA", known.metadata):
                 return None
+            self.load_parser()
             self.counts.metadata += 1
             return known.version if name == "version" else known.name
         except Exception:
             self.counts.errors += 1
             return None
+
+    @staticmethod
+    def codes_of(*functions: "Any") -> "Iterator[Any]":
+        """The code of functions, and of those in them."""
+        codes = [each.__code__ for each in functions if type(each) is FUNCTION]
+        while codes:
+            code = codes.pop()
+            yield code
+            codes += [each for each in code.co_consts if type(each) is type(code)]
+
+    def load(self, name: str, part: str, *functions: "Any") -> None:
+        """Have a module loaded that these functions load when they are called: a program may find it in
+        `sys.modules` from then on. `part` is what they use of it.
+        """
+        if (name, part) in self.loaded:
+            return
+        if name in self.names:
+            getattr(getattr(self.module, name), part, None)  # One that is imported lazily is loaded by this.
+        elif any(name in code.co_names for code in self.codes_of(*functions)):
+            __import__(self.module.__name__ + "." + name if name[0] == "_" else name)
+        self.loaded.add((name, part))
+
+    def load_parser(self) -> None:
+        """Load what parses METADATA."""
+        parts = [getattr(each, "__func__", each) for each in vars(self.names["Distribution"]).values()]
+        functions = [each for each in (*parts, self.getters["metadata"].fget) if type(each) is FUNCTION]
+        self.load("_adapters", "Message", *functions)
+        if sys.version_info >= (
+            3,
+            15,
+        ):  # A lazy import is done when its name is met, before the call's argument.
+            self.load("Message", "__init__")
+        if "email.parser" not in sys.modules:
+            __import__("email.parser")
+        self.load("Message", "__init__")
 
     def content_of(self, own: "Any", name: str) -> "Any":
         """What one of the files of a distribution says, or None."""

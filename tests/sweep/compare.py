@@ -28,6 +28,8 @@ MASKS = [
         re.compile(r"(?:(?<=/user/)|(?<=/tmp/))(?:[tT][mM][pP][^/\s'\"]+|[a-z0-9_]{8})(?=[/\s'\"]|$)"),
         "TEMPORARY",
     ),
+    # Of -X importtime, behind something that was printed without an end of line.
+    (re.compile(r"(?<=import time:) +\d+ \| +\d+ (?=\|)"), " "),
 ]
 
 

@@ -178,6 +178,7 @@ def test_a_damaged_manifest_is_found(velo: Velo, tree: Tree) -> None:
         ("remembered.table", "hook", "remembered: "),
         pytest.param("images.table", "hook", "images: ", marks=NEEDS_NATIVE),
         ("metadata.table", "distributions", "is damaged"),
+        ("contents.table", "distributions", "contents.table: "),
         ("learner", "learner", "does not work"),
     ],
 )

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ..config.settings import Settings
 from ..errors import StoreCorrupt, StoreMissing, VeloError
+from ..format.contents import decode_contents
 from ..format.distributions import decode_distributions
 from ..format.manifest import CHECK_NAMES, SITE, PackRecord, manifest_key
 from ..host.files import read_file
@@ -348,16 +349,17 @@ def distributions(interpreter: Interpreter, settings: Settings) -> Iterator[Find
     not: where it is damaged, they look for themselves.
     """
     key = manifest_key(interpreter.build(), interpreter.prefix)
-    path = Path(settings.home) / "manifests" / "v1" / key / "metadata.table"
-    if not os.path.lexists(path):
-        return
-    try:
-        decode_distributions(read_file(path))
-    except (OSError, StoreCorrupt) as error:
-        reason = error.message if isinstance(error, StoreCorrupt) else (error.strerror or "").lower()
-        yield warn(
-            "distributions", f"{path}: {reason}", "the next run that learns makes it again, or remove it"
-        )
+    folder = Path(settings.home) / "manifests" / "v1" / key
+    for name, decode in {"metadata.table": decode_distributions, "contents.table": decode_contents}.items():
+        path = folder / name
+        try:
+            decode(read_file(path))
+        except (FileNotFoundError, PermissionError):  # Nothing is known, or the whole store is closed.
+            continue
+        except (OSError, StoreCorrupt) as error:
+            reason = error.message if isinstance(error, StoreCorrupt) else (error.strerror or "").lower()
+            hint = "the next run that learns makes it again, or remove it"
+            yield warn("distributions", f"{path}: {reason}", hint)
 
 
 def _is_as_written(path: Path, pack: PackRecord) -> bool:

@@ -25,7 +25,7 @@ def _velo_native(library):
 
 
 def _velo_codes(folder, home, native):
-    """The hook's compiled code in the store, and where in it each module's is: nothing unless it is current.
+    """The hook's compiled code in the store, and where in it each module's is; nothing unless it is current.
 
     FORMAT.md, section 2. Natively the file is mapped, else it is read.
     """
@@ -48,32 +48,35 @@ def _velo_codes(folder, home, native):
                 data = posix.read(descriptor, status.st_size)  # empty for a pipe, an error for a folder
             finally:
                 posix.close(descriptor)
+        if owner not in (0, posix.geteuid()) or mode & 0o022:
+            return None, {}
         view = memoryview(data)
-        index = view[int.from_bytes(view[16:24], "little") :]
-        is_ours = owner in (0, posix.geteuid()) and not mode & 0o022
+        end = 24 + int.from_bytes(view[16:24], "little")
+        index = view[24:end]
         is_whole = view[:8] == b"VELOHOOK" and _imp.source_hash(0x56454C4F, index) == view[8:16]
-        if is_ours and is_whole and index[: len(tag) + 1] == tag.encode() + b"\0":
+        if is_whole and index[: len(tag) + 1] == tag.encode() + b"\0":
             stamp, places = marshal.loads(index[len(tag) + 1 :])
             # Every installation rewrites this file; `velo` looks at the others (launch/injection.py).
             status = posix.stat(folder + "/__init__.py")
             if (status.st_mtime_ns, status.st_ctime_ns, status.st_ino) == stamp:
-                return data, places
+                return view[end:], places
     except (OSError, ValueError, EOFError, TypeError):
         pass
-    return b"", {}
+    return None, {}
 
 
-def _velo_code(folder, name, native, data, places):
+def _velo_code(folder, name, native, codes, places):
     """The code of one module of the hook, and whether it was compiled already."""
     import _imp
     import marshal
 
-    start, size, check = places.get(name, (0, 0, b""))
-    if native and size:
-        native.note_read(data, size)
-    code = memoryview(data)[start : start + size]
-    if size and _imp.source_hash(0x56454C4F, code) == check:
-        return marshal.loads(code), True
+    if name in places:
+        start, size, check = places[name]
+        if native:
+            native.note_read(codes.obj, size)
+        code = codes[start : start + size]
+        if _imp.source_hash(0x56454C4F, code) == check:
+            return marshal.loads(code), True
     with open("%s/%s.py" % (folder, name), "rb") as file:
         # CPython cuts frames of this file name out of tracebacks that users see.
         return compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2), False
@@ -92,13 +95,13 @@ def _velo_boot(folder, home):
     if status.st_uid not in (0, posix.geteuid()) or status.st_mode & 0o022:
         return
     native = _velo_native(folder[:-4] + "_native/core.abi3.so")
-    data, places = _velo_codes(folder, home, native)
+    codes, places = _velo_codes(folder, home, native)
     is_mapped = bool(native and places)
 
     def load(name):
         # What is mapped stays so, and costs nothing. What was read is read again: these modules are asked for
         # late, if at all, and until then it would take memory.
-        kept = (data, places) if is_mapped else _velo_codes(folder, home, native)
+        kept = (codes, places) if is_mapped else _velo_codes(folder, home, native)
         namespace = {"__name__": "velo_import.hook." + name}
         exec(_velo_code(folder, name, native, *kept)[0], namespace)
         return namespace
@@ -129,14 +132,14 @@ def _velo_boot(folder, home):
                 sys.modules[full] = native  # it is both; their code in Python is not even read
                 continue
             module = sys.modules[full] = type(sys)(full)
-            code, was_compiled = _velo_code(folder, name, native, data, places)
+            code, was_compiled = _velo_code(folder, name, native, codes, places)
             is_compiled = is_compiled and was_compiled
             exec(code, module.__dict__)
             if name == "mapping" and native:
                 native = module.use_native(native)
         module.install(home, is_compiled, load, started)
         if not is_mapped:
-            data, places = b"", {}
+            codes, places = None, {}
     finally:
         for name in names:
             if before[name] is None:

@@ -24,7 +24,7 @@ from velo_import.store.layout import Store
 MAGIC = b"VELOHOOK"
 HOOK = Path(__file__).parents[1] / "hook"
 
-HEADER = Struct("<8s8sQ")  # Magic, checksum of the index, where the index begins.
+HEADER = Struct("<8s8sQ")  # Magic, checksum of the index, its length.
 # Loaded on demand, or not at all where the native module is: behind the others, which then lie together.
 LATER = ("explain", "farewell", "finder", "log", "manifest", "metadata", "shadow", "trace")
 
@@ -32,7 +32,7 @@ LATER = ("explain", "farewell", "finder", "log", "manifest", "metadata", "shadow
 # name a program gives for its interpreter may lead to another one.
 COMPILE = """
 import _frozen_importlib_external as external, _imp, marshal, os, sys
-folder, key, begin, *later = sys.argv[1:]
+folder, key, *later = sys.argv[1:]
 status = os.stat(os.path.join(folder, "__init__.py"))
 names = [name[:-3] for name in os.listdir(folder) if name.endswith(".py") and name != "__init__.py"]
 codes = []
@@ -41,7 +41,7 @@ for name in sorted(names, key=lambda name: (name in later, name)):
     with open(os.path.join(folder, name + ".py"), "rb") as file:
         code = compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
     data = marshal.dumps(code)
-    places[name] = int(begin) + sum(map(len, codes)), len(data), _imp.source_hash(int(key), data)
+    places[name] = sum(map(len, codes)), len(data), _imp.source_hash(int(key), data)
     codes.append(data)
 tag = sys.implementation.cache_tag + "-" + external.MAGIC_NUMBER.hex()
 stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
@@ -59,13 +59,13 @@ def is_whole(path: Path) -> bool:
     """Whether a start will believe all of this file, as far as its checksums tell."""
     try:
         data = path.read_bytes()
-        magic, check, begin = HEADER.unpack_from(data)
-        index = data[begin:]
+        magic, check, length = HEADER.unpack_from(data)
+        index, codes = data[HEADER.size : HEADER.size + length], data[HEADER.size + length :]
         if magic != MAGIC or check != _imp.source_hash(HASH_KEY, index):
             return False
         _, places = marshal.loads(index[index.index(b"\0") + 1 :])
         return all(
-            _imp.source_hash(HASH_KEY, data[start : start + size]) == each
+            _imp.source_hash(HASH_KEY, codes[start : start + size]) == each
             for start, size, each in places.values()
         )
     except (OSError, struct.error, ValueError, EOFError, TypeError):
@@ -79,13 +79,15 @@ def write(store: Store, interpreter: Interpreter) -> Path:
         VeloError: the interpreter fails to compile it, or the store cannot be written.
     """
     try:
-        index, codes = _compiled(interpreter.executable, HOOK)
+        compiled = _compiled(interpreter.executable, HOOK)
     except (OSError, subprocess.SubprocessError) as error:
         raise VeloError(
             f"{interpreter.executable} could not compile the hook: {error}",
             hint="run `velo doctor` in that environment",
         ) from error
     build = interpreter.build(0)
+    length = int.from_bytes(compiled[:8], "little")
+    index = compiled[8 : 8 + length]
     if not index.startswith(build.tag.encode() + b"\0"):
         raise VeloError(
             f"{interpreter.executable} is not the interpreter that the program ran under",
@@ -93,17 +95,16 @@ def write(store: Store, interpreter: Interpreter) -> Path:
         )
     private_folder(store.run / "hook")
     target = place(store, build)
-    header = HEADER.pack(MAGIC, _imp.source_hash(HASH_KEY, index), HEADER.size + len(codes))
-    data = header + codes + index
+    data = HEADER.pack(MAGIC, _imp.source_hash(HASH_KEY, index), length) + compiled[8:]
     if not target.exists() or target.read_bytes() != data:
         publish(target, [data], mode=0o600)
     return target
 
 
-def _compiled(executable: str, folder: Path) -> tuple[bytes, bytes]:
-    """The index, and the code of all modules."""
-    done = subprocess.run(
-        [executable, "-I", "-S", "-c", COMPILE, str(folder), str(HASH_KEY), str(HEADER.size), *LATER],
+def _compiled(executable: str, folder: Path) -> bytes:
+    """The length of the index, the index, and the code of all modules."""
+    return subprocess.run(
+        [executable, "-I", "-S", "-c", COMPILE, str(folder), str(HASH_KEY), *LATER],
         env={**os.environ, "VELO_DISABLE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -111,5 +112,3 @@ def _compiled(executable: str, folder: Path) -> tuple[bytes, bytes]:
         check=True,
         timeout=60,
     ).stdout
-    end = 8 + int.from_bytes(done[:8], "little")
-    return done[8:end], done[end:]

@@ -227,6 +227,7 @@ def write_notes(store: Store, key: str, codes: Mapping[str, Code]) -> None:
         remove_quietly(store.run / "ahead" / _mark(each))
     folder = store.run / "ahead"
     own = [store.manifest_folder(key) / name for name in ("upper.velo", "base.velo", "remembered.table")]
+    own += (store.run / "hook").glob("-".join(key.split("-")[:2]) + "-*.code")  # `<cache tag>-<magic>.code`
     images = Placed(str(images_path(store, key)), *image_places(store, key))
     for each in known[-MOST_STARTS:]:
         files = [(str(path), [(0, path.stat().st_size)]) for path in own if path.exists()]

@@ -258,6 +258,31 @@ def test_explain_names_manifest_pack_and_check(velo: Velo, app: Tree) -> None:
     assert velo.command("explain", "--python", velo.python, app / "shop/cart.py", "--json").json == answer
 
 
+def test_a_project_is_found_by_its_folder(velo: Velo, app: Tree) -> None:
+    """Its manifest is the interpreter's, which nobody has to know."""
+    by_folder = velo.command("manifest", "stats", app.folder, "--json").json["manifests"]
+
+    assert by_folder == velo.command("manifest", "stats", "--json").json["manifests"]
+    assert velo.command("manifest", "query", "--manifest", app.folder, "shop.cart").code == 0
+    assert velo.command("manifest", "stats", app.folder / "shop").code == 2
+
+
+@pytest.mark.parametrize("command", [["query", "shop.cart"], ["stats"]])
+def test_a_damaged_manifest_does_not_hide_the_others(velo: Velo, app: Tree, command: list[str]) -> None:
+    """Unless it is the one that was asked for."""
+    good = next(velo.home.rglob("*.velo"))
+    bad = good.parents[1] / "cpython-399-other" / "base.velo"
+    bad.parent.mkdir()
+    bad.write_bytes(good.read_bytes()[:300])
+
+    seen = velo.command("manifest", *command)
+    asked = velo.command("manifest", "stats", bad)
+
+    assert seen.code == 0 and str(good) in seen.stdout
+    assert seen.stderr.startswith(f"warning: {bad}: ") and "\nhint: " in seen.stderr
+    assert asked.code == 12
+
+
 def test_explain_gives_the_reason(velo: Velo, app: Tree) -> None:
     """Edited, built-in, unknown: each has its reason; what Python cannot find is exit code 1."""
     app.write({"shop/cart.py": "total = 4000"})

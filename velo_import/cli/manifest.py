@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,11 @@ def list_(as_json: bool) -> None:
 
 @command.command("query")
 @click.argument("wanted", metavar="MODULE|PATH|blob:ID...", nargs=-1, required=True)
-@click.option("--manifest", "which", metavar="FILE|KEY|VENV", help="Default: every manifest in the store.")
+@click.option("--manifest", "which", metavar="FILE|KEY|FOLDER", help="Default: every manifest in the store.")
 @json_flag
 def query(wanted: tuple[str, ...], which: str | None, as_json: bool) -> int:
     """What manifests say about modules, paths or content. Exit code 1 when one of them is in none."""
-    manifests = [(path, read_manifest(path)) for path in _selected(which)]
+    manifests = list(_readable(which))
     found = []
     for name in wanted:
         ask = _question(name, [manifest for _, manifest in manifests])
@@ -107,13 +107,13 @@ def query(wanted: tuple[str, ...], which: str | None, as_json: bool) -> int:
 
 
 @command.command("stats")
-@click.argument("which", metavar="FILE|KEY|VENV", required=False)
+@click.argument("which", metavar="FILE|KEY|FOLDER", required=False)
 @json_flag
 def stats(which: str | None, as_json: bool) -> None:
     """What manifests hold: roots, modules, bytecode, files, packs."""
     shown = [
-        {"manifest": str(path), "bytes": path.stat().st_size, **measured(read_manifest(path))}
-        for path in _selected(which)
+        {"manifest": str(path), "bytes": path.stat().st_size, **measured(manifest)}
+        for path, manifest in _readable(which)
     ]
     if as_json:
         render.data({"manifests": shown})
@@ -256,6 +256,17 @@ def dotted(folder: str, root: str, tail: str) -> str:
     """The name that a program imports it by, when the root is on sys.path."""
     parts = [part for part in folder[len(root) :].split(os.sep) if part]
     return ".".join(parts if tail == "__init__" and parts else [*parts, tail])
+
+
+def _readable(which: str | None) -> Iterator[tuple[Path, Manifest]]:
+    """The manifests that are meant; where all are, a damaged one does not stand in the way of the others."""
+    for path in _selected(which):
+        try:
+            yield path, read_manifest(path)
+        except StoreCorrupt as error:
+            if which is not None:
+                raise
+            render.note(f"warning: {error.message}\nhint: {error.hint}")
 
 
 def _selected(which: str | None) -> list[Path]:

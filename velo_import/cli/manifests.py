@@ -60,7 +60,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def chosen(store: Store | None, which: str) -> list[Path]:
-    """The manifests a user means: a file, a key, or the folder of an environment."""
+    """The manifests a user means: a file, a key, the folder of an environment, or one that was ingested."""
     if os.path.isfile(which):
         return [Path(which)]
     if store is None:
@@ -73,11 +73,19 @@ def chosen(store: Store | None, which: str) -> list[Path]:
     by_prefix = [
         file.path for file in files if readable_prefix(file.path) in (wanted, os.path.realpath(wanted))
     ]
-    if not by_prefix:
+    by_root = by_prefix or [file.path for file in files if wanted in _readable_roots(file.path)]
+    if not by_root:
         raise UsageFault(
             f"no manifest for {which}", hint="see `velo manifest list`, or make one with `velo ingest`"
         )
-    return by_prefix
+    return by_root
+
+
+def _readable_roots(path: Path) -> set[str]:
+    try:
+        return {root.path for root in decode(read_file(path)).roots}
+    except (OSError, StoreCorrupt):
+        return set()
 
 
 def readable_prefix(path: Path) -> str:

@@ -44,6 +44,7 @@ QUESTIONS = {
     "requires of each": "[each.requires for each in m.distributions()]",
     "files of one": "m.files(sys.argv[2])",
     "files of each": "[each.files for each in m.distributions()]",
+    "read_text of each": "[each.read_text('INSTALLER') for each in m.distributions()]",
     "packages_distributions()": "sorted(m.packages_distributions().items())",
 }
 

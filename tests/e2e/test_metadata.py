@@ -163,6 +163,11 @@ ODD: dict[str, dict[str, str | bytes]] = {
         "old.pth": "old-1.0.egg\n",
     },
     "twice": {**info("demo", "2.0", "[one]\nnewer = demo\n"), **info("Demo", "0.9", None)},
+    "another without METADATA": {
+        "other_pack-1.0.dist-info/entry_points.txt": POINTS,
+        "two__names-1.dist-info/entry_points.txt": POINTS,
+        "third-0.dist-info/RECORD": "",
+    },
     "legacy names": {**info("Other.Pack", "2.1"), **info("OTHER-pack.more", "2.2")},
     "no METADATA": {"broken-1.0.dist-info/RECORD": "", "broken-1.0.dist-info/entry_points.txt": POINTS},
     "nothing in it": {"broken-1.0.dist-info/x": ""},
@@ -708,6 +713,10 @@ def test_backport(site_packages: Tree, tree: Tree, velo: Velo) -> None:
         pytest.skip("it needs more than is installed here")
     runs = velo.both("probe.py", env={"PROBED": "importlib_metadata"})
     assert answered(runs.second) > 10
+    site_packages.write(everything_odd())
+    velo.learn("probe.py", env={"PROBED": "importlib_metadata", **SEEDED})
+    runs = velo.both("probe.py", env={"PROBED": "importlib_metadata", **SEEDED})
+    assert answered(runs.second) > 100
 
     tree.write({"two.py": "import importlib_metadata, importlib.metadata as stock\n" + PROBE})
     velo.both("two.py")

@@ -61,6 +61,7 @@ NAMES = (
     "Prepared",
     "Sectioned",
     "SelectableGroups",
+    "_safe_has_metadata",
     "distributions",
 )
 PARTS = {
@@ -69,6 +70,8 @@ PARTS = {
         "_normalized_name",
         "discover",
         "_discover_resolvers",
+        "_prefer_valid",
+        "_has_metadata",
         "entry_points",
         "metadata",
     )
@@ -90,6 +93,23 @@ PARTS = {
     "Prepared": ("__init__", "normalize", "legacy_normalize"),
     "Sectioned": ("read", "section_pairs", "valid"),
 }
+# What may stand in the code of `entry_points`, in which we answer one call for all of them.
+COLLECTS = frozenset(
+    (
+        "Distribution",
+        "EntryPoints",
+        "SelectableGroups",
+        "_prefer_valid",
+        "_unique",
+        "chain",
+        "distributions",
+        "entry_points",
+        "from_iterable",
+        "itertools",
+        "load",
+        "select",
+    )
+)
 # What the contents of distributions stand for, besides these (contents.py).
 NAMES_OF_CONTENTS = ("FileHash", "PackagePath")
 PARTS_OF_CONTENTS = {
@@ -312,7 +332,11 @@ class Answers:
         self.getters = getters = {name: vars(distribution)[name] for name in watched}
         functions: dict[str, Any] = {name: names.get(name) for name in CONTENTS_OF if name.startswith("_")}
         self.stock_functions = {name: each for name, each in functions.items() if type(each) is FUNCTION}
-        self.entry_points_code = names["entry_points"].__code__
+        code = names["entry_points"].__code__
+        collects = {name for each in (code, *code.co_consts) for name in getattr(each, "co_names", ())}
+        self.entry_points_code = code if collects <= COLLECTS else None
+        # Later versions of the backport put those that have no METADATA last.
+        self.prefers_valid = "_prefer_valid" in collects
         if type(unique) is not names["functools"].partial or not all(
             type(each) is property for each in getters.values()
         ):
@@ -626,8 +650,8 @@ class Answers:
                 try:
                     for path in folder_of(entry).search(names["Prepared"](None)):
                         own = make(path)
-                        if not own._name_from_stem(str(path).rpartition("/")[2]):
-                            return None  # It would be read for its name, and warn twice if we fail later.
+                        if self.prefers_valid or not own._name_from_stem(str(path).rpartition("/")[2]):
+                            return None  # It would be read here, and warn twice if we fail later.
                         first.setdefault(own._normalized_name, (own, None))
                 except Exception:
                     return None  # Python shall fail itself.
@@ -636,15 +660,19 @@ class Answers:
                 is_asked = found.check == STAT or not found.is_current(self.mapping)
                 for known in found.known:
                     if known.normalized not in first:
+                        if self.prefers_valid and not known.metadata[3]:
+                            return None
                         first[known.normalized] = entry, known
                         if is_asked:
                             asked.append(known)
         if not is_known:
             return None
         is_unchanged = self.mapping.is_unchanged
-        for known in asked:
-            mtime, ctime, ino, size = known.beside
-            if is_unchanged(known.source(), size, mtime, ctime, ino) is not True:
+        sources = [(known.source(), known.beside) for known in asked]
+        if self.prefers_valid:
+            sources += [(known.path() + "/METADATA", known.metadata) for known in asked]
+        for source, (mtime, ctime, ino, size) in sources:
+            if is_unchanged(source, size, mtime, ctime, ino) is not True:
                 self.want("file changed")
                 return None
         points: list[Any] = []

@@ -25,6 +25,8 @@ def accelerated(module, table, identity):
     from velo_import.hook.counts import Counts
 
     del sys.path[0]
+    for each in [each for each in sys.modules if each.partition(".")[0] == "velo_import"]:
+        del sys.modules[each]  # Where programs run with Velo it is not there either.
     mapping.is_audited = lambda: False  # From 3.14 on only the native module can tell.
 
     class Telling(Counts):

@@ -183,6 +183,35 @@ def test_exit_code(tree: Tree, velo: Velo, ending: str) -> None:
     velo.both("app.py", served=0)
 
 
+@pytest.mark.core
+def test_end_by_ctrl_c(tree: Tree, velo: Velo) -> None:
+    """Python ends such a program by SIGINT itself, whatever is looked at before: what the shell, make and
+    `timeout` go by.
+    """
+    tree.write(
+        {
+            "app.py": """
+                import helper
+
+                kept = helper.Quiet(), helper.waits()
+                next(kept[1])
+                raise KeyboardInterrupt
+                """,
+            "helper.py": """
+                class Quiet:
+                    def __del__(self):
+                        pass
+
+                def waits():
+                    while True:
+                        yield
+                """,
+        }
+    )
+
+    assert velo.both("app.py").second.code == -signal.SIGINT
+
+
 def test_end_by_signal(tree: Tree, velo: Velo) -> None:
     """A program that is killed is seen to be killed by that signal."""
     tree.write({"app.py": "import os, helper\nos.kill(os.getpid(), 15)\n", "helper.py": ""})

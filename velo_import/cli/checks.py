@@ -311,7 +311,7 @@ def hook_code(interpreter: Interpreter, settings: Settings) -> Iterator[Finding]
     """The hook's own bytecode: where it is damaged, programs do as well and take longer to start."""
     path = Path(settings.home) / "run" / "hook" / f"{interpreter.build().tag}.code"
     if os.path.exists(path) and not is_whole(path):
-        text = f"{path} is damaged: each start compiles the hook"
+        text = f"{path} is damaged or of another Velo: each start compiles the hook"
         yield warn("hook code", text, "the next run that learns makes it again, or remove it")
 
 

@@ -190,25 +190,31 @@ def is_generator_at_rest(generator: "Any") -> bool:
 
 def is_plain_generator(code: "Any") -> bool:
     """Whether code has no handler but the compiler's own: as few bytes of table as a bare `yield` has."""
-    namespace: dict[str, Any] = {}
-    exec("def bare():\n while 1: yield", namespace)
-    bare = namespace["bare"].__code__
+    bare = functions("def bare():\n while 1: yield")["bare"].__code__
     # One entry of the table takes four fields of one to five bytes each; two entries have eight or more.
     return len(code.co_exceptiontable) <= (7 if bare.co_exceptiontable else 0)
 
 
 def is_only_dropping(kind: "Any", finaliser: "Any") -> bool:
     """Whether `__del__` is `pass` or `del self.attribute`: destruction does the same."""
-    namespace: dict[str, Any] = {}
-    exec("def nothing(self): pass\ndef drop(self): del self.attribute", namespace)
+    known = functions("def nothing(self): pass\ndef drop(self): del self.attribute")
     code = finaliser.__code__
-    if code.co_code == namespace["nothing"].__code__.co_code:
+    if code.co_code == known["nothing"].__code__.co_code:
         return True
     return (
-        code.co_code == namespace["drop"].__code__.co_code
+        code.co_code == known["drop"].__code__.co_code
         and kind.__delattr__ is object.__delattr__
         and not hasattr(kind, code.co_names[0])
     )
+
+
+def functions(source: str) -> "dict[str, Any]":
+    """What this source defines, as the compiler that is here compiles it."""
+    namespace: dict[str, Any] = {}
+    # Compiled first: where `exec` is given text, CPython forgets that the program ended by Ctrl-C, and the
+    # process would not end by that signal.
+    exec(compile(source, "<velo>", "exec", 0, True), namespace)
+    return namespace
 
 
 def is_tidying(callback: "Any") -> bool:

@@ -17,7 +17,7 @@ from tests.support.running import CHECKOUT, HAS_NATIVE, Velo
 from tests.support.tree import Tree
 
 # File-related system calls: of the install, and of a whole start of 340 modules whose files are not asked.
-MOST_OF_INSTALL, MOST_OF_START = 20, 39
+MOST_OF_INSTALL, MOST_OF_START = 20, 36
 # What anybody has to pay who wants to be there first: CPython looks for it, and it looks for the next one.
 HANDS_OVER = """
 import sys
@@ -91,15 +91,15 @@ def calls_about(folders: tuple[Path, ...], lines: list[str]) -> list[str]:
     """The calls that name one of these folders or what is in it, and all on what was opened there."""
     found, opened = [], set()
     for line in lines:
-        descriptor = re.search(r"\((?:[^\"]*, )?(\d+)[,)]", line)
+        descriptor = re.search(r"^mmap\(.*, (\d+), \w+\) |^\w+\((\d+)[,)]", line)
         if any(f'"{folder}' in line for folder in folders):
             found.append(line)
             result = re.search(r"^openat.* = (\d+)$", line)
             opened |= {result[1]} if result else set()
-        elif descriptor and descriptor[1] in opened:
+        elif descriptor and opened & {*descriptor.groups()}:
             found.append(line)
             if line.startswith("close("):
-                opened.remove(descriptor[1])
+                opened.remove(descriptor[2])
     return found
 
 

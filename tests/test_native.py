@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.native import compiled, run_under_sanitizers
 from velo_import.hook import mapping as twin
+from velo_import.ingest.publish import publish_manifest
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,11 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def core(request: pytest.FixtureRequest) -> object:
     """Each of the two bodies of one interface."""
     return twin if request.param == "twin" else request.getfixturevalue("native")
+
+
+def resident() -> int:
+    """Bytes of memory that this process has, those of files included."""
+    return int(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGESIZE")
 
 
 def open_descriptors() -> set[str]:
@@ -227,9 +233,6 @@ def test_pages_that_were_read_are_given_back(native, tmp_path) -> None:
     path.write_bytes(code + bytes(40 << 20))
     packed.pack, _ = native.map_file(os.fsencode(path))
 
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGESIZE")
-
     before = resident()
     for start in range(0, 40 << 20, 1 << 16):
         packed.words[1:3] = start, 1 << 16
@@ -245,9 +248,6 @@ def test_pages_of_what_others_read_are_given_back(native, tmp_path) -> None:
     path.write_bytes(bytes(40 << 20))
     mapped, _ = native.map_file(os.fsencode(path))
 
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGESIZE")
-
     before = resident()
     for at in range(0, 40 << 20, 1 << 15):
         native.note_read(mapped, 1 << 15)
@@ -255,6 +255,18 @@ def test_pages_of_what_others_read_are_given_back(native, tmp_path) -> None:
     assert resident() - before < 4 << 20
     with pytest.raises(TypeError):
         native.note_read(b"no map", 1)
+
+
+def test_who_touches_a_table_does_not_get_all_of_it(native, tmp_path) -> None:
+    """Newer kernels map in one piece what was written in one piece, so tables are written in pages."""
+    path = tmp_path / "table"
+    publish_manifest(path, bytes(8 << 20))
+    mapped, _ = native.map_file(os.fsencode(path))
+    before = resident()
+
+    assert memoryview(mapped)[4 << 20] == 0
+
+    assert resident() - before < 1 << 20
 
 
 def test_a_lock_is_taken_once_and_not_inherited(core, tmp_path) -> None:

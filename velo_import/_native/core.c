@@ -173,21 +173,25 @@ static PyObject *is_unchanged(PyObject *module, PyObject *arguments)
     return stamp_answer(velo_compare_path(path, size, mtime, ctime, ino));
 }
 
+static void give_pages_back(State *state)
+{
+    for (int i = 0; i < state->used_count; i++) {
+        Map *used = state->used[i];
+        /* All of it: the kernel has mapped pages around those that were read. */
+        madvise(used->start, (size_t)used->size, MADV_DONTNEED);
+        used->is_used = 0;
+        Py_DECREF((PyObject *)used);
+    }
+    state->used_count = 0;
+    state->read = 0;
+}
+
 void velo_note_read(State *state, Map *map, uint64_t length)
 {
     if (length > MOST_READ) /* also what a damaged record says */
         length = MOST_READ;
-    if (state->read + (Py_ssize_t)length > MOST_READ || (!map->is_used && state->used_count == MOST_USED)) {
-        for (int i = 0; i < state->used_count; i++) {
-            Map *used = state->used[i];
-            /* All of it: the kernel has mapped pages around those that were read. */
-            madvise(used->start, (size_t)used->size, MADV_DONTNEED);
-            used->is_used = 0;
-            Py_DECREF((PyObject *)used);
-        }
-        state->used_count = 0;
-        state->read = 0;
-    }
+    if (state->read + (Py_ssize_t)length > MOST_READ || (!map->is_used && state->used_count == MOST_USED))
+        give_pages_back(state);
     state->read += (Py_ssize_t)length;
     if (!map->is_used) {
         Py_INCREF((PyObject *)map);
@@ -324,6 +328,17 @@ static PyObject *note_read(PyObject *module, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(note_end_doc,
+             "note_end() -> None\n\n"
+             "Note that the program ends: the pages of all maps are given back before the exit needs memory of its own.");
+
+static PyObject *note_end(PyObject *module, PyObject *nothing)
+{
+    (void)nothing;
+    give_pages_back(PyModule_GetState(module));
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(set_loads_doc,
              "set_loads(loads: Callable[[buffer], object]) -> None\n\n"
              "What makes code of bytes from now on, instead of `marshal.loads`: for hook/trace.py, which takes the time.");
@@ -362,6 +377,7 @@ static PyMethodDef functions[] = {
     {"look_at_remains", velo_look_at_remains, METH_VARARGS, look_at_remains_doc},
     {"is_audited", is_audited, METH_NOARGS, is_audited_doc},
     {"note_read", note_read, METH_VARARGS, note_read_doc},
+    {"note_end", note_end, METH_NOARGS, note_end_doc},
     {"set_loads", set_loads, METH_O, set_loads_doc},
     {NULL, NULL, 0, NULL},
 };

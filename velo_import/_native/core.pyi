@@ -38,6 +38,11 @@ def note_read(map: Map, length: int, /) -> None:
     enough.
     """
 
+def note_end() -> None:
+    """Note that the program ends: the pages of all maps are given back before the exit needs memory of its
+    own.
+    """
+
 def set_loads(loads: Callable[[memoryview], object], /) -> None:
     """What makes code of bytes from now on, instead of `marshal.loads`."""
 

@@ -210,6 +210,7 @@ def _at_exit(
             # A subinterpreter that the program has forgotten: up to 3.12, whoever gives up the lock now, for
             # a system call, never gets it back, and the process ends without its exit code.
             return
+        mapping.note_end()
         # A collection in the middle of this would give our lines as the place of what it warns about.
         is_collecting = calm is not None and calm.pause()
         try:

@@ -168,6 +168,10 @@ def note_read(mapped: "Any", length: int) -> None:
     """Note that so much is about to be read. Nothing is mapped here, so there are no pages to give back."""
 
 
+def note_end() -> None:
+    """Note that the program ends. As for `note_read`, there are no pages to give back."""
+
+
 def set_loads(function: "Any") -> None:
     """What makes code of bytes from now on, instead of `marshal.loads`: for trace.py."""
     global loads
@@ -238,15 +242,17 @@ Images: "Any" = None
 
 def use_native(native: "Any") -> "Any":
     """Replace these functions by the native module's; gives it, or None where it is of older sources."""
-    global is_audited, is_unchanged, load_code, look_at_remains, map_file, note_read, serve, set_loads
-    global take_lock, Images, Unusable
+    global is_audited, is_unchanged, load_code, look_at_remains, map_file, note_end, note_read, serve
+    global set_loads, take_lock, Images, Unusable
     try:
         taken = native.map_file, native.is_unchanged, native.take_lock, native.load_code
-        more = native.serve, native.is_audited, native.look_at_remains, native.set_loads, native.note_read
+        more = native.serve, native.is_audited, native.look_at_remains, native.set_loads
+        notes = native.note_read, native.note_end
         types = native.Images, native.Unusable
     except AttributeError:
         return None
     map_file, is_unchanged, take_lock, load_code = taken
-    serve, is_audited, look_at_remains, set_loads, note_read = more
+    serve, is_audited, look_at_remains, set_loads = more
+    note_read, note_end = notes
     Images, Unusable = types  # type: ignore[misc]
     return native

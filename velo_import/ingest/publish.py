@@ -31,6 +31,7 @@ from .codes import usable_packs
 from .plan import Draft, assemble, draft_of, only_folders
 
 BASE, UPPER = "base", "upper"
+_PAGE = 4096
 
 
 def published_draft(store: Store, key: str, layer: str) -> Draft:
@@ -43,14 +44,16 @@ def published_draft(store: Store, key: str, layer: str) -> Draft:
 
 
 def publish_manifest(path: Path, data: bytes) -> bool:
-    """Put a manifest in its place; False if the same bytes are there already."""
+    """Put a manifest, or a table beside it, in its place; False if the same bytes are there already."""
     try:
         if read_file(path) == data:
             flush_all([path, path.parent])  # Whoever wrote it may have died before it was on the disk.
             return False
     except OSError:
         pass
-    publish(path, [data])
+    # In pages: from Linux 6.18 on, who touches one page of a mapped file is given all that was written in one
+    # piece with it, which counts as that program's memory.
+    publish(path, (data[at : at + _PAGE] for at in range(0, len(data), _PAGE)))
     return True
 
 

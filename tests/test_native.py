@@ -260,13 +260,14 @@ def test_pages_of_what_others_read_are_given_back(native, tmp_path) -> None:
 def test_who_touches_a_table_does_not_get_all_of_it(native, tmp_path) -> None:
     """Newer kernels map in one piece what was written in one piece, so tables are written in pages."""
     path = tmp_path / "table"
-    publish_manifest(path, bytes(8 << 20))
+    publish_manifest(path, os.urandom(8 << 20))
     mapped, _ = native.map_file(os.fsencode(path))
     before = resident()
 
-    assert memoryview(mapped)[4 << 20] == 0
+    for at in range(1 << 19, 8 << 20, 1 << 20):
+        assert memoryview(mapped)[at] >= 0
 
-    assert resident() - before < 1 << 20
+    assert resident() - before <= 8 << 17
 
 
 def test_a_lock_is_taken_once_and_not_inherited(core, tmp_path) -> None:

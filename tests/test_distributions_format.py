@@ -91,7 +91,9 @@ def test_the_hook_reads_the_same(tmp_path: Path) -> None:
     assert (site.check, site.is_left, site.mtime, site.ctime, site.ino) == (1, False, -12, 13, 14)
     assert left.is_left
     assert list(site.children) == ["demo-1.dist-info", "old.egg-info"]
-    demo, old = site.known
+    assert site.normalized == ["demo", "old"]
+    demo, old = site.known(0), site.known(1)
+    assert (site.child("old.egg-info"), site.child("absent")) == (old, None)
     assert (demo.normalized, demo.name, demo.version, demo.points) == ("demo", "Demo", "1.0", list(POINTS))
     assert (demo.metadata, demo.beside) == ([1, -2, 3, 4], [5, 6, 7, 8])
     assert (demo.source(), old.source()) == (

@@ -200,7 +200,8 @@ def _parse_distributions_in_the_hook(data: bytes) -> bool:
     table = hook_metadata.Table(path, _IDENTITY, mapping, None)
     for name in ("/environment", "/empty", "/absent"):
         found = table.root(name)
-        for known in found.known if found else ():
+        for index in range(len(found.children) if found else 0):
+            known = found.known(index)
             assert len(known.points) % 3 == 0
             assert "\0" not in known.source()
     return True

@@ -14,6 +14,7 @@ import sys
 from _frozen_importlib_external import PathFinder
 from _imp import source_hash
 from _operator import call, is_
+from itertools import accumulate
 from os import fsencode
 from posix import geteuid, listdir, stat
 
@@ -45,6 +46,8 @@ ROOT_WORDS, RECORD_WORDS = 7, 9
 LEFT = 1 << 40
 STAT, ROOT_ONLY, NEVER = 0, 1, 2
 INFOS = (".dist-info", ".egg-info")
+# Opening the contents takes as long as Python takes to read and parse so many descriptions.
+PARSED_FIRST = 2
 FUNCTION: "Any" = type(lambda: None)
 
 # What our answers stand for, besides the three that we replace. A name that a version does not have counts
@@ -142,9 +145,7 @@ class Known:
 
     __slots__ = ("beside", "child", "metadata", "name", "normalized", "points", "root", "version")
 
-    def __init__(
-        self, root: "Root", words: "tuple[str, ...]", stamps: "list[int]", points: "list[str]"
-    ) -> None:
+    def __init__(self, root: "Root", words: "list[str]", stamps: "list[int]", points: "list[str]") -> None:
         self.root = root
         self.child, self.normalized, self.name, self.version = words
         self.metadata = stamps[:4]
@@ -161,31 +162,60 @@ class Known:
 
 
 class Root:
-    """One folder as it was learned."""
+    """One folder as it was learned. Most programs ask for one or two of its distributions: each is made when
+    it is asked for.
+    """
 
-    __slots__ = ("check", "children", "ctime", "ino", "is_left", "known", "mtime", "path", "prefix")
+    __slots__ = (
+        "check",
+        "children",
+        "ctime",
+        "ino",
+        "is_left",
+        "made",
+        "mtime",
+        "normalized",
+        "numbers",
+        "path",
+        "prefix",
+        "starts",
+        "texts",
+    )
 
     def __init__(self, words: memoryview, texts: "list[str]", check: "int | None") -> None:
         count, head = words[2:4]
         # As signed numbers: times before 1970, and -1 for any size.
-        numbers = words.cast("B").cast("q").tolist()
+        numbers = words[: ROOT_WORDS + count * RECORD_WORDS].cast("B").cast("q").tolist()
         self.path = texts[0]
         self.prefix = self.path.rstrip("/") + "/"
         self.check = head >> 32 & 0xFF if check is None else check
         self.is_left = bool(head & LEFT)
         self.mtime, self.ctime, self.ino = numbers[4:ROOT_WORDS]
-        self.known: list[Known] = []
-        columns = [texts[1 + column * count : 1 + (column + 1) * count] for column in range(4)]
-        at = 1 + 4 * count
-        place = ROOT_WORDS
-        for fields in zip(*columns):  # noqa: B905 # a wrong length is seen at the end
-            end = at + 3 * numbers[place + 8]
-            self.known.append(Known(self, fields, numbers[place : place + 8], texts[at:end]))
-            at = end
-            place += RECORD_WORDS
-        if len(self.known) != count or len(texts) != at + 1:
+        self.numbers, self.texts = numbers, texts
+        counts = [3 * number for number in numbers[ROOT_WORDS + RECORD_WORDS - 1 :: RECORD_WORDS]]
+        self.starts = list(accumulate(counts, initial=1 + 4 * count))
+        if len(counts) != count or min(counts, default=0) < 0 or len(texts) != self.starts[-1] + 1:
             raise Unusable("damaged")
-        self.children = {known.child: known for known in self.known}
+        self.children = dict(zip(texts[1 : 1 + count], range(count)))  # noqa: B905 # of one length
+        self.normalized = texts[1 + count : 1 + 2 * count]
+        self.made: dict[int, Known] = {}
+
+    def known(self, index: int) -> Known:
+        """One of the distributions."""
+        try:
+            return self.made[index]
+        except KeyError:
+            texts, (start, end) = self.texts, self.starts[index : index + 2]
+            place = ROOT_WORDS + index * RECORD_WORDS
+            columns = texts[1 + index : self.starts[0] : len(self.children)]
+            made = Known(self, columns, self.numbers[place : place + 8], texts[start:end])
+            self.made[index] = made
+            return made
+
+    def child(self, name: str) -> "Known | None":
+        """The distribution in that folder, if there is one."""
+        index = self.children.get(name)
+        return None if index is None else self.known(index)
 
     def is_current(self, mapping: "Any") -> bool:
         """Whether the folder is as it was; asked of a network's disk, its inode does not count."""
@@ -300,6 +330,8 @@ class Answers:
         self.contents_of = open_contents
         self.contents: Contents | None = None
         self.is_contents_open = False
+        self.parsed = 0
+        self.is_parser_loaded = False
         self.loaded: set[tuple[str, str]] = set()
         self.table: Table | None = None
         self.is_open = False
@@ -474,7 +506,7 @@ class Answers:
             return None
         folder, _, child = str(place).rpartition("/")
         root = self.root_of(folder)
-        return None if root is None or root.is_left else root.children.get(child)
+        return None if root is None or root.is_left else root.child(child)
 
     def is_fresh(self, root: Root, path: str, stamp: "list[int]") -> bool:
         """Whether a file in this folder is what it was."""
@@ -526,13 +558,14 @@ class Answers:
 
     def load_parser(self) -> None:
         """Load what parses METADATA."""
+        if self.is_parser_loaded and "email.parser" in sys.modules:
+            return
+        self.is_parser_loaded = True
         parts = [getattr(each, "__func__", each) for each in vars(self.names["Distribution"]).values()]
         functions = [each for each in (*parts, self.getters["metadata"].fget) if type(each) is FUNCTION]
         self.load("_adapters", "Message", *functions)
-        if sys.version_info >= (
-            3,
-            15,
-        ):  # A lazy import is done when its name is met, before the call's argument.
+        if sys.version_info >= (3, 15):
+            # A lazy import is done when its name is met, before the call's argument.
             self.load("Message", "__init__")
         if "email.parser" not in sys.modules:
             __import__("email.parser")
@@ -544,6 +577,10 @@ class Answers:
             known = self.known_of(own)
             if known is None or not is_same(self.stock_contents):
                 return None
+            if name == "metadata" and not self.is_contents_open and known.root.check == STAT:
+                self.parsed += 1
+                if self.parsed <= PARSED_FIRST:
+                    return None
             contents = self.opened_contents()
             answer = None if contents is None else getattr(contents, CONTENTS_OF[name])(known, own)
             self.counts.metadata += answer is not None
@@ -609,8 +646,9 @@ class Answers:
                 return False
             table = self.names["FreezableDefaultDict"]
             infos, eggs = table(list), table(list)
-            for known in found.known if isinstance(found, Root) else ():
-                infos[known.normalized].append(path.joinpath(known.child))
+            if isinstance(found, Root):
+                for name, child in zip(found.normalized, found.children):  # noqa: B905 # of one length
+                    infos[name].append(path.joinpath(child))
             infos.freeze()
             eggs.freeze()
             own.infos, own.eggs = infos, eggs
@@ -658,11 +696,12 @@ class Answers:
             elif isinstance(found, Root):
                 is_known = True
                 is_asked = found.check == STAT or not found.is_current(self.mapping)
-                for known in found.known:
-                    if known.normalized not in first:
+                for index, name in enumerate(found.normalized):
+                    if name not in first:
+                        known = found.known(index)
                         if self.prefers_valid and not known.metadata[3]:
                             return None
-                        first[known.normalized] = entry, known
+                        first[name] = entry, known
                         if is_asked:
                             asked.append(known)
         if not is_known:

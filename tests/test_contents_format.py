@@ -90,7 +90,10 @@ def opened(path: Path) -> Any:
     )
     nothing = property(lambda self: None)
     answers: Any = SimpleNamespace(
-        names={"Distribution": object}, getters={"metadata": nothing, "files": nothing}, stock_functions={}
+        names={"Distribution": object},
+        getters={"metadata": nothing, "files": nothing},
+        stock_functions={},
+        codes_of=metadata.Answers.codes_of,
     )
     return hook.Contents(answers, mapped)
 

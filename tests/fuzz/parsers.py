@@ -248,7 +248,10 @@ def _parse_contents_in_the_hook(data: bytes) -> bool:
     mapped = hook_metadata.mapped_table(path, start, _IDENTITY, mapping, entry)
     nothing = property(lambda self: None)
     answers: Any = SimpleNamespace(
-        names={"Distribution": object}, getters={"metadata": nothing, "files": nothing}, stock_functions={}
+        names={"Distribution": object},
+        getters={"metadata": nothing, "files": nothing},
+        stock_functions={},
+        codes_of=hook_metadata.Answers.codes_of,
     )
     table = hook_contents.Contents(answers, mapped)
     for kind in "MFTX":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -45,6 +46,7 @@ def main() -> None:
     show.add_argument("--write", type=Path, metavar="PAGE", help="put it into this page instead")
     show.add_argument("--mixed", action="store_true", help="of several revisions; each row says of which")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if chosen.command == "table":
         kept = chosen.json or sorted(FOLDER.glob("*.json"))
         if chosen.write:

@@ -145,9 +145,11 @@ class Place:
             try:
                 code = str(process.wait(suite.limit))
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
                 code = f"killed after {suite.limit} s"
+            finally:  # Also when we are ended ourselves: it would go on in the folder of the next run.
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
             seconds = time.monotonic() - began
             log.seek(max(0, log.seek(0, os.SEEK_END) - 4000))
             tail = log.read().decode(errors="backslashreplace")

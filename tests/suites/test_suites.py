@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,34 @@ def test_a_suite_that_cannot_start_does_not_count(tmp_path: Path) -> None:
     result = run_part(Place(suite, made, "--no-such-option", "3.x"), "--no-such-option")
 
     assert "no outcomes of the plain run" in result.problems[0]
+
+
+@pytest.mark.parametrize("ended_by", [None, KeyboardInterrupt])
+def test_what_hangs_is_ended(
+    ended_by: type[BaseException] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that takes too long, and one whose harness is ended, leaves no process behind."""
+    text = "import os, time\ndef test_one():\n    open('pid', 'w').write(str(os.getpid())); time.sleep(60)\n"
+    suite, made = own_suite(tmp_path, {"test_own.py": text})
+    place = Place(replace(suite, limit=5), made, ".", "3.x")
+    if ended_by is None:
+        assert place.run("plain", ["."]).code == "killed after 5 s"
+    else:
+        waited = subprocess.Popen.wait
+
+        def end(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+            if timeout != 5:
+                return waited(process, timeout)
+            while not (made.here / "pid").exists():
+                time.sleep(0.05)
+            raise ended_by
+
+        monkeypatch.setattr(subprocess.Popen, "wait", end)
+        with pytest.raises(ended_by):
+            place.run("plain", ["."])
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((made.here / "pid").read_text()), 0)
 
 
 def test_reports_are_read(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.running import Velo
+from tests.support.running import LIMIT, VELO, Velo
 from velo_import.cli.tour import show
 from velo_import.cli.tour_environment import Place, installed, prepare
 from velo_import.cli.tour_measure import Row, lower_quartile
@@ -37,6 +40,26 @@ def test_an_offline_tour_measures_what_is_there(velo: Velo, tmp_path: Path) -> N
         assert row["ratio"] == pytest.approx(row["plain_ms"] / row["velo_ms"], rel=0.01)
     assert list(scratch.iterdir()) == []
     assert not velo.home.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_tour_that_is_stopped_leaves_nothing(velo: Velo, tmp_path: Path, number: signal.Signals) -> None:
+    """It makes a store of its own, and an environment of hundreds of megabytes."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    tour = subprocess.Popen(
+        [*VELO, "tour", "--offline", "--module", "json.tool", "--runs", "1000"],
+        env=velo.velo_environment(TMPDIR=str(scratch)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + LIMIT
+    while not list(scratch.glob("velo-tour-*/store")) and time.monotonic() < end:
+        time.sleep(0.05)
+    tour.send_signal(number)
+
+    assert tour.wait(LIMIT) == 128 + number
+    assert list(scratch.iterdir()) == []
 
 
 def test_without_a_registry_the_tour_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,22 @@ def test_a_failed_learning_run_is_told(velo: Velo) -> None:
     assert "notes" in check["text"]
 
 
+def test_a_learner_that_never_ends_is_told(velo: Velo, tree: Tree) -> None:
+    """A container's first process takes all others with it when it ends, so each start is a first one."""
+    tree.write({"app.py": "import helper", "helper.py": ""})
+    velo.run("app.py", env={"VELO_READONLY": None})
+    velo.wait_learned()
+    for path in [*velo.home.rglob("*.velo"), velo.home / "run" / "last-learn.json"]:
+        path.unlink()
+    assert examine(velo)["last learn"][0]["mark"] == "ok"
+
+    for path in (velo.home / "run").glob("*.used"):
+        os.utime(path, (1e9, 1e9))
+
+    found = examine(velo)["last learn"][0]
+    assert found["mark"] == "warn" and "velo ingest" in found["hint"]
+
+
 def test_a_damaged_manifest_is_found(velo: Velo, tree: Tree) -> None:
     """The program runs on as if Velo were not there; here is why."""
     tree.write({"app.py": "import helper", "helper.py": ""}).ingest()

@@ -38,6 +38,7 @@ from .manifests import LAYERS, read_manifest
 
 LOW_SPACE = 500_000_000
 PATIENCE_SECONDS = 60
+LEARNING_SECONDS = 300  # A first learner needs a few; on a very busy machine it waits for everybody else.
 LAST_LEARN = "last-learn.json"
 QUARANTINE_SHOWN = 3
 DIFFERENCES_SHOWN = 3
@@ -244,7 +245,11 @@ def last_learn(home: Path) -> Iterator[Finding]:
         minutes = (time.time() - float(record["time"])) / 60
         error = record.get("error")
     except (OSError, ValueError, KeyError, TypeError):
-        yield ok("last learn", "none recorded")
+        if _ran_in_vain(home):
+            hint = "a container or service ends the learner with the program: run `velo ingest` ahead of time"
+            yield warn("last learn", "programs ran, and no learner has come to its end", hint)
+        else:
+            yield ok("last learn", "none recorded")
         return
     text = f"{minutes:.0f} min ago, {record.get('prefix', '')}"
     if error:
@@ -253,6 +258,16 @@ def last_learn(home: Path) -> Iterator[Finding]:
         )
     else:
         yield ok("last learn", text)
+
+
+def _ran_in_vain(home: Path) -> bool:
+    """Whether programs were started minutes ago and nothing is known of any environment."""
+    try:
+        used = [path.stat().st_mtime for path in (home / "run").glob("*.used")]
+        is_known = any((home / "manifests").glob("v1/*/*.velo"))
+    except OSError:
+        return False
+    return bool(used) and not is_known and min(used) < time.time() - LEARNING_SECONDS
 
 
 def supported(interpreter: Interpreter) -> Iterator[Finding]:

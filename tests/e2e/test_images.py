@@ -370,6 +370,21 @@ def test_columns_are_left_out_where_python_leaves_them_out(tree: Tree, velo: Vel
     assert imaged(taught(velo, "-X", "no_debug_ranges", "app.py")) == 0
 
 
+def test_what_is_known_without_images_gets_them(tree: Tree, velo: Velo) -> None:
+    """Modules that another program, or `velo ingest`, made known are served at once, later from images."""
+    other = {f"other{n}.py": f"def f(): return {n}" for n in range(4)}
+    two = "import other0, other1, other2, other3"
+    tree.write({"rich.py": RICH, "one.py": "import rich", "two.py": two, **other})
+    velo.ingest()
+    taught(velo, "one.py")
+    before = imaged(velo.run("two.py", env={"VELO_READONLY": "1"}))
+
+    result = taught(velo, "two.py")
+
+    assert imaged(result) >= before + 4
+    assert not any(each["wanted"] for each in result.stats)
+
+
 def test_a_switch(tree: Tree, velo: Velo) -> None:
     """VELO_REMEMBER says what is kept of a start."""
     tree.write({"rich.py": RICH, "app.py": "import rich, re, json"})

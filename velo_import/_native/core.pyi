@@ -57,8 +57,11 @@ class Images:
     def __init__(self, path: str, owner: int, identity: bytes, code_type: type, /) -> None: ...
     def take(self, source_check: int, bytecode_check: int, path: str, /) -> CodeType | None:
         """The code of this source and bytecode, with `path` as its file name; None where there is no image,
-        and the second time.
+        and the second time if it has functions.
         """
+
+    def absent(self) -> int:
+        """How often somebody asked for what the file does not know."""
 
 # What follows has its twins, and its documentation, in velo_import/hook/manifest.py and finder.py.
 

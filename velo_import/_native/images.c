@@ -42,6 +42,7 @@ typedef struct {
     uint64_t *slots;  /* a copy */
     uint8_t *taken;   /* for each slot */
     PyObject **named; /* names that were met, or NULL */
+    unsigned long absent; /* how often somebody asked for what is in no slot */
 } Images;
 
 static uint32_t half_word(const uint8_t *at, uint64_t index)
@@ -175,7 +176,7 @@ static uint64_t take_chunk(Images *images, uint64_t source, uint64_t bytecode)
     for (uint64_t tries = 0; tries <= images->mask; tries++, at = (at + 1) & images->mask) {
         uint64_t slot = images->slots[at], start = slot >> 32 << 3;
         if (start == 0)
-            return 0;
+            break;
         if ((uint32_t)slot != bytecode >> 32 || !is_within(start, 1, CHUNK_HEADER, images->data))
             continue;
         advise(images, start, CHUNK_HEADER, MADV_POPULATE_WRITE);
@@ -188,6 +189,7 @@ static uint64_t take_chunk(Images *images, uint64_t source, uint64_t bytecode)
             return start;
         }
     }
+    images->absent++;
     return 0;
 }
 
@@ -374,11 +376,18 @@ static PyObject *images_take(PyObject *self, PyObject *arguments)
     return code;
 }
 
+static PyObject *images_absent(PyObject *self, PyObject *nothing)
+{
+    (void)nothing;
+    return PyLong_FromUnsignedLong(((Images *)self)->absent);
+}
+
 static PyMethodDef images_methods[] = {
     {"take", images_take, METH_VARARGS,
      "take(source_check: int, bytecode_check: int, path: str) -> code | None\n\n"
      "The code of this source and bytecode, with `path` as its file name; None where there is no image, and the\n"
      "second time if it has functions."},
+    {"absent", images_absent, METH_NOARGS, "How often somebody asked for what the file does not know."},
     {NULL, NULL, 0, NULL},
 };
 

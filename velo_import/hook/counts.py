@@ -88,6 +88,13 @@ class Counts:
             if getattr(spec, "has_location", False):
                 self.wanted[name] = spec.origin
 
+    def note_images(self) -> None:
+        """Want images where more than a tenth of what was served had none, and nobody knows why."""
+        absent = getattr(self.image_file, "absent", None)
+        if absent is not None and absent() * 10 > self.served:
+            # What one program wants in vain is nothing to another.
+            self.wanted["images of " + " ".join(sys.orig_argv[:3])] = ""
+
     def defer(self, reason: str) -> None:
         """Count a module left to the next finder for a reason that no learning run would change."""
         self.deferred += 1

@@ -224,6 +224,7 @@ def _at_exit(
             counts.reasons[f"exit: {type(error).__name__}"] = 1
         try:
             counts.note_new(sys.modules)
+            counts.note_images()
             if counts.wanted or counts.compared or "VELO_STATS" in environ or "VELO_PACK" in environ:
                 load("farewell")["farewell"](home, key, identity, counts, mapping.take_lock)
         except Exception:

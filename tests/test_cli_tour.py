@@ -106,6 +106,14 @@ def test_losses_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "`velo run` itself adds 12 ms" in text
 
 
+@pytest.mark.parametrize("launcher", [-0.5, 0.0, 0.04])
+def test_noise_is_not_printed_as_a_cost(capsys: pytest.CaptureFixture[str], launcher: float) -> None:
+    """On a busy machine the difference of two quartiles may be below zero."""
+    show(Place("python", (), "registry"), [], 1, launcher)
+
+    assert "adds less than can be measured here to a start" in capsys.readouterr().out
+
+
 def test_the_lower_quartile_ignores_disturbed_runs() -> None:
     """One bad run of the machine changes nothing; a single run stands for itself."""
     assert lower_quartile([10, 10, 10, 10, 900]) == 10

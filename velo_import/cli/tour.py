@@ -21,6 +21,8 @@ from .common import json_flag
 from .tour_environment import Place, prepare
 from .tour_measure import Bench, Row
 
+MEASURABLE = 0.1  # ms; on a busy machine the difference of two quartiles may even be negative
+
 
 @click.command("tour")
 @click.option("--runs", type=click.IntRange(1, 1000), default=7, show_default=True, help="Runs of each arm.")
@@ -107,8 +109,10 @@ def show(place: Place, rows: list[Row], runs: int, launcher: float) -> None:
     for cell in dict.fromkeys(row.cell for row in rows):
         mean = geometric_mean([row.ratio for row in rows if row.cell == cell])
         render.line(f"{cell}: {mean:.2f}x (geometric mean)")
-    cost = f"{launcher:.0f}" if launcher >= 10 else f"{launcher:.1f}"
-    render.line(f"`velo run` itself adds {cost} ms to a start; `velo enable` and `velo env` add none of it.")
+    cost = f"{launcher:.0f} ms" if launcher >= 10 else f"{launcher:.1f} ms"
+    if launcher < MEASURABLE:
+        cost = "less than can be measured here"
+    render.line(f"`velo run` itself adds {cost} to a start; `velo enable` and `velo env` add none of it.")
     if place.source == "installed":
         render.line("In the cell `no .pyc` the standard library has none either, which flatters Velo.")
     for row in rows:

@@ -82,7 +82,8 @@ def table(paths: Iterable[Path]) -> str:
     rows = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for path in paths:
         found = summary(json.loads(path.read_text()))
-        arm = found["arms"].get("learned") or found["arms"]["ingested"]
+        arms = found["arms"]
+        arm = arms.get("learned") or arms.get("ingested") or arms["imaged"]
         rows.append(
             f"| {found['python']} ({path.stem}) | {found['distributions']} | {found['packages']} "
             f"| {found['modules']:,} | {found['imported']:,} | {arm['own_served']:,} of {arm['sources']:,} "

@@ -284,6 +284,22 @@ def test_both_mark_the_same_environment_as_used(installed: Installed, program: s
     assert bool(marked[0]) == (program != "./prog")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to hide /proc")
+@pytest.mark.parametrize("called", ["by path", "along PATH"])
+def test_without_proc_programs_run_as_well(installed: Installed, called: str) -> None:
+    """In a bare chroot: Velo does not know where it is, and finds its other half as it was found itself."""
+    hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+    if subprocess.run([*hidden, "true"], capture_output=True).returncode:
+        pytest.skip("/proc cannot be hidden here")
+    velo = installed.velo if called == "by path" else Path("velo")
+    path = f"{installed.bin}:{os.environ['PATH']}"
+
+    done = installed.run(Path(hidden[0]), *hidden[1:], velo, "run", "--", "sh", "-c", "exit 3", PATH=path)
+
+    assert done.returncode == 3
+    assert b"error: " not in done.stderr
+
+
 def test_exit_codes_signals_and_faults_are_the_references(installed: Installed) -> None:
     """The program replaces `velo`; what cannot start is told in the same words."""
     installed.prepare()

@@ -69,24 +69,22 @@ static int python_of(const char *script, char *python, size_t size)
 static int hand_over(int count, char **arguments)
 {
     char own[PATH_MAX], script[PATH_MAX + 8], python[PATH_MAX];
-    if (own_path(own, sizeof(own)) == NULL) {
-        fputs("error: cannot find the folder of velo: is /proc mounted?\n", stderr);
-        return 1;
-    }
+    if (own_path(own, sizeof(own)) == NULL) /* a bare chroot: by the name that we were called by, along PATH */
+        snprintf(own, sizeof(own), "%s", count > 0 ? arguments[0] : "velo");
     snprintf(script, sizeof(script), "%s-py", own);
     char **given = calloc((size_t)count + 3, sizeof(char *));
     if (given == NULL)
         return 1;
     int at = 0;
     const char *program = script;
-    if (python_of(script, python, sizeof(python))) {
+    if (strchr(own, '/') != NULL && python_of(script, python, sizeof(python))) {
         program = given[at++] = python;
         given[at++] = (char *)"-E";
     }
     given[at++] = script;
     for (int i = 1; i < count; i++)
         given[at++] = arguments[i];
-    execv(program, given);
+    execvp(program, given);
     fprintf(stderr, "error: cannot run %s: %s\nhint: install Velo again\n", script, strerror(errno));
     return 1;
 }

@@ -62,7 +62,7 @@ STARTS = {
     "stevedore": "from stevedore import EnabledExtensionManager as M; print(M('cliff.help', bool).names())",
     "opentelemetry": "from opentelemetry import trace, propagate; print(bool(trace.get_tracer(__name__)))",
     "pip list": "from pip._internal.cli.main import main; main(['list', '--disable-pip-version-check'])",
-    "opentelemetry, instrumented": (
+    "opentelemetry-instrument": (
         "from opentelemetry.instrumentation.auto_instrumentation import initialize as start; print(start())"
     ),
 }
@@ -138,7 +138,7 @@ def make_arms(home: Path, request: str) -> dict[str, Arm]:
     if velo is None:
         raise BenchmarkFault("velo not found: install it, or run from a checkout with its requirements")
     velo.forget()
-    without = {"VELO_REMEMBER": "patterns,sources"}
+    without = {"VELO_REMEMBER": "images,patterns,sources"}
     return {
         "plain": Arm("plain", variables),
         "velo": Arm("velo", velo.injected(variables)),
@@ -189,7 +189,7 @@ def asked(arm: Arm, command: Sequence[str]) -> tuple[float, int]:
 
 
 def measure_start(arms: Mapping[str, Arm], python: str, text: str, runs: int) -> dict[str, Any] | None:
-    """Milliseconds of whole processes in each arm; None where the program is not installed."""
+    """Milliseconds of the processor for whole processes in each arm; None where it is not installed."""
     command = [python, "-c", text]
     if run(command, arms["plain"].variables).exit_code:
         return None
@@ -203,7 +203,7 @@ def measure_start(arms: Mapping[str, Arm], python: str, text: str, runs: int) ->
         for name in dice.sample(list(arms), len(arms)):
             done = run(command, arms[name].variables)
             settle()
-            values[name].append(done.seconds * 1000)
+            values[name].append((done.user + done.system) * 1000)
             outputs.add((done.exit_code, done.stdout))
     if len(outputs) != 1:
         raise BenchmarkFault(f"the arms answer differently: {text}")

@@ -293,8 +293,8 @@ def _metadata(record: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{record['distributions']} distributions; microseconds of the processor for one question, asked"
         " once by a fresh process through `importlib.metadata`, opening the table and asking the kernel about"
-        " every file behind the answer included. Then milliseconds of whole starts of programs that look for"
-        " plugins; *without* is Velo that leaves `importlib.metadata` alone.\n"
+        " every file behind the answer included. Then milliseconds of the processor for whole starts of"
+        " programs that look for plugins; *without* is Velo that leaves `importlib.metadata` alone.\n"
     )
     cells = []
     for kind, unit in (("us", "us"), ("starts_ms", "ms")):

@@ -15,7 +15,7 @@ from velo_import.ingest import imaging
 FIRST = Image(b"d" * 32, b"aaaa", b"bbbbcccc", b"", b"hhhhhhhhhhhh", 2, b"marshalled", (b"name", b"other"))
 SECOND = Image(b"e" * 48, b"", b"", b"bodybody", b"", 0, b"m", (b"other",))
 HIGH = 7 << 32
-KEPT = Images(b"who\x00version", (184, 24, 33, 64, 92), {(1, HIGH + 2): FIRST, (3, 4): None, (5, 4): SECOND})
+KEPT = Images(b"who\x00version", (184, 24, 33, 92), {(1, HIGH + 2): FIRST, (3, 4): None, (5, 4): SECOND})
 
 
 def whole() -> bytes:
@@ -31,8 +31,8 @@ def test_offsets() -> None:
     magic, version, features, size, check, length, slots, count, names, begin = unpack_from(
         "<8sIIQQQQQQQ", data
     )
-    assert (magic, version, features, size, length) == (b"VELOIMAG", 2, 0, len(data), 11)
-    assert unpack_from("<qQ5I", data, 80) == (1234567890123456789, 42, 184, 24, 33, 64, 92)
+    assert (magic, version, features, size, length) == (b"VELOIMAG", 3, 0, len(data), 11)
+    assert unpack_from("<qQ4I", data, 80) == (1234567890123456789, 42, 184, 24, 33, 92)
     assert data[128:139] == b"who\x00version"
     assert check.to_bytes(8, "little") == _imp.source_hash(0x56454C4F, data[32:slots])
     assert (names, begin % 4096, count & (count - 1)) == (1, 0, 0)  # Only one of the names is needed twice.

@@ -640,7 +640,7 @@ def test_a_damaged_table_is_put_aside_and_made_again(store: Store, catalog: Cata
 
 def stamped_images() -> bytes:
     image = Image(b"d" * 32, b"", b"", b"", b"", 0, b"m", ())
-    data = encode_images(Images(b"who", (1, 2, 3, 4, 0), {(1, 2): image}))
+    data = encode_images(Images(b"who", (1, 2, 3, 0), {(1, 2): image}))
     header = stamped_header(data, 0, 0)
     return header + bytes(data[len(header) :])
 

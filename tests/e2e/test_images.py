@@ -249,6 +249,32 @@ def test_hot_calls_are_specialised(tree: Tree, velo: Velo) -> None:
 
 
 @pytest.mark.core
+def test_constants_that_become_interned(tree: Tree, velo: Velo) -> None:
+    """Interned strings are freed when the interpreter is taken apart, however often they are referred to."""
+    tree.write(
+        {
+            "texts.py": """
+                def text(): return "te xt of a constant"
+                def place(): return "<no file>"
+                def key(): return "a key of a dict"
+                """,
+            "app.py": """
+                import marshal, sys, texts
+                code = compile("x = 1", texts.place(), "exec")
+                print(marshal.loads(marshal.dumps(code)).co_filename is code.co_filename)
+                text = sys.intern(texts.text())
+                print(marshal.loads(marshal.dumps(text)) is text, sys.intern("".join(list(text))) is text)
+                setattr(texts, texts.key(), 1)
+                print(marshal.loads(marshal.dumps(list(vars(texts)))), getattr(texts, texts.key()))
+                """,
+        }
+    )
+    velo.environment["VELO_CALM"] = "0"
+
+    assert imaged(taught(velo, "app.py")) > 0
+
+
+@pytest.mark.core
 def test_tracing_and_monitoring(tree: Tree, velo: Velo) -> None:
     """Functions are instrumented where they lie; tracers see the same lines, calls and events."""
     tree.write(

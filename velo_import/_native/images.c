@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 enum { HEADER = 128, CHUNK_HEADER = 72 };
-enum { CODE, TUPLE, BYTES, TEXT, FILE_NAME, FIXED }; /* what an image always refers to */
+enum { CODE, TUPLE, BYTES, FILE_NAME, FIXED }; /* what an image always refers to */
 enum { MOST_BODIES = 1 << 16 };
 #define ALONE UINT32_MAX /* the number of a name that no other image has */
 enum { TYPE = 8 }; /* where an object has the pointer to its type */
@@ -74,8 +74,8 @@ static void images_dealloc(PyObject *self)
 /* Whether the objects of this interpreter have the sizes that the images were made with. */
 static int is_same_build(PyObject *code_type, const uint8_t *sizes)
 {
-    PyObject *types[] = {code_type, (PyObject *)&PyTuple_Type, (PyObject *)&PyBytes_Type, (PyObject *)&PyUnicode_Type};
-    for (int i = 0; i < 4; i++) {
+    PyObject *types[] = {code_type, (PyObject *)&PyTuple_Type, (PyObject *)&PyBytes_Type};
+    for (int i = 0; i < 3; i++) {
         PyObject *size = PyObject_GetAttrString(types[i], "__basicsize__");
         unsigned long value = size == NULL ? 0 : PyLong_AsUnsignedLong(size);
         Py_XDECREF(size);
@@ -101,7 +101,7 @@ static const char *open_images(Images *images, const struct stat *status, const 
     if (size < HEADER)
         return "not images";
     advise(images, 0, HEADER, MADV_POPULATE_WRITE);
-    if (memcmp(data, "VELOIMAG\2\0\0\0\0\0\0\0", 16) != 0)
+    if (memcmp(data, "VELOIMAG\3\0\0\0\0\0\0\0", 16) != 0)
         return "not images";
     if (velo_word(data, 2) != size || (int64_t)velo_word(data, 10) != nanoseconds(MTIME(*status)) ||
         velo_word(data, 11) != status->st_ino)
@@ -119,7 +119,7 @@ static const char *open_images(Images *images, const struct stat *status, const 
         memcmp(data + HEADER, identity, (size_t)identity_size) != 0 || !is_same_build(images->code_type, data + 96))
         return "build";
     images->items = (Py_ssize_t)half_word(data + 96, 1);
-    images->version = half_word(data + 96, 4);
+    images->version = half_word(data + 96, 3);
     images->mask = count - 1;
     images->named = PyMem_Calloc((size_t)images->names + 1, sizeof(PyObject *));
     images->taken = PyMem_Calloc((size_t)count, 1);
@@ -329,7 +329,6 @@ PyObject *velo_image(State *state, PyObject *self, uint64_t source, uint64_t byt
     table[CODE] = images->code_type;
     table[TUPLE] = (PyObject *)&PyTuple_Type;
     table[BYTES] = (PyObject *)&PyBytes_Type;
-    table[TEXT] = (PyObject *)&PyUnicode_Type;
     table[FILE_NAME] = path;
     for (uint64_t i = 0; i < others; i++)
         table[FIXED + i] = PyTuple_GetItem(kept, (Py_ssize_t)i + 1);

@@ -18,12 +18,11 @@ from ..errors import StoreCorrupt
 from .manifest import siphash
 
 MAGIC = b"VELOIMAG"
-VERSION = 2
+VERSION = 3
 
 # FORMAT.md, section 13: magic, version, features, size, checksum, identity's length, slots, their number,
-# number of names, where data begin, mtime, inode, basic sizes of code, tuple, bytes and str, place of
-# versions.
-HEADER = Struct("<8sIIQQQQQQQ8xqQ5I12x")
+# number of names, where data begin, mtime, inode, basic sizes of code, tuple and bytes, place of versions.
+HEADER = Struct("<8sIIQQQQQQQ8xqQ4I16x")
 SLOT = Struct("<II")  # Upper half of the check of the bytecode, and the chunk's offset in units of 8.
 # Bytes of data, internal and external pointers, names, bodies, holes, bytes of names, other objects,
 # marshalled bytes; where its data are, in units of 16; checks of the source and of the bytecode; checksums of
@@ -63,7 +62,7 @@ class Images(NamedTuple):
     """All images of one interpreter, the oldest first. None: this module never gets one."""
 
     identity: bytes
-    layout: tuple[int, ...]  # Basic sizes of code, tuple, bytes and str; where code has its version, or 0.
+    layout: tuple[int, ...]  # Basic sizes of code, tuple and bytes; where code has its version, or 0.
     images: Mapping[Key, Image | None]
 
 

@@ -2,12 +2,12 @@
 """Makes images of code objects, and proves them; run as a script by the interpreter whose objects they are.
 
 `image_worker.py make` reads marshalled code from stdin (each behind a u32 length) and writes to stdout
-`sys.version`, five numbers of the layout, and an image for each (FORMAT.md, section 13), or nothing for one
+`sys.version`, four numbers of the layout, and an image for each (FORMAT.md, section 13), or nothing for one
 that cannot have any. `image_worker.py prove LIBRARY FILE IDENTITY` reads a u64 pair of checks before each
 code, has the native module load each from that file, and writes 1 for each that equals what unmarshalling
 makes, or 0.
 
-Knows how CPython lays out four kinds of objects; every other object is referred to, and made anew by whoever
+Knows how CPython lays out three kinds of objects; every other object is referred to, and made anew by whoever
 loads the image. The surprise: what is copied are the bytes of objects, unmarshalled twice a moment before.
 What differs between the two must be a pointer we know, or a place that CPython never reads before it writes.
 """
@@ -37,7 +37,7 @@ WORD = Struct("<Q")
 # Begins so high that no program gets it down to 0, and below the bit that says "immortal" from 3.12 on.
 REFERENCES = WORD.pack(1 << 29)
 KIND = 1  # The word of an object that points to its type.
-HASH = slice(24, 32)  # Where bytes and strings, and tuples from 3.14 on, keep their hash.
+HASH = slice(24, 32)  # Where bytes, and tuples from 3.14 on, keep their hash.
 UNKNOWN_HASH = b"\xff" * 8  # Until somebody asks.
 INTERNED = b"tAZ"  # How marshal marks interned strings.
 # What a code object points to, in CPython 3.11 to 3.15, Include/cpython/code.h: consts, names,
@@ -57,7 +57,9 @@ ONES_OWN = {
 # Up to 3.12 a function without a version gets one when its first call is specialised. From 3.13 on it never
 # does: who loads an image gives each code object one, here.
 VERSION_PLACE = 92 if sys.version_info >= (3, 13) else 0
-FIXED = (CODE, tuple, bytes, str)
+# Strings are not among them: those that a program interns are freed when an interpreter of 3.14 or later
+# ends, whatever their reference counts.
+FIXED = (CODE, tuple, bytes)
 # A module without functions gains nothing by an image but that its pack need not be opened for it alone.
 SMALL = 1 << 14
 NOTHING = bytes(16)  # The data of its image: no data would say that there is none.
@@ -81,8 +83,8 @@ def word_at(address: int) -> int:
 
 
 def object_at(address: int) -> "Any":
-    """The object that is there, by now one of three types, which is looked at first."""
-    if word_at(address + 8) not in map(id, (tuple, bytes, str)):
+    """The object that is there, a tuple or bytes, which is looked at first."""
+    if word_at(address + 8) not in map(id, (tuple, bytes)):
         raise Unfit("layout")
     return ctypes.cast(address, ctypes.py_object).value
 
@@ -164,8 +166,6 @@ class Imaging:
             elif kind is str and is_interned(value) and is_encodable(value):
                 found = NAMES + len(self.names)
                 self.names.append(value)
-            elif kind is str and len(value) > 1 and value.isascii():
-                found = self.add(kind, bytes_at(id(value), sys.getsizeof(value)))
             else:
                 found = FILE_NAME + 1 + len(self.others)
                 self.others.append(value)
@@ -326,7 +326,7 @@ def prove(library: str, path: str, identity: bytes, data: bytes) -> "Iterator[by
 def make(data: bytes) -> "Iterator[bytes]":
     """Who we are, and an image for each code object."""
     yield sys.version.encode()
-    yield numbers([kind.__basicsize__ for kind in (CODE, tuple, bytes, str)] + [VERSION_PLACE])
+    yield numbers([kind.__basicsize__ for kind in FIXED] + [VERSION_PLACE])
     try:
         check_layout()
         is_fit = True

@@ -32,7 +32,7 @@ from velo_import.store.layout import Store
 from .plan import Code
 from .remembering import split_answer
 
-SIZE, LAYOUT, CHECKS = Struct("<I"), Struct("<5I"), Struct("<QQI")
+SIZE, LAYOUT, CHECKS = Struct("<I"), Struct("<4I"), Struct("<QQI")
 MOST_BYTES = 128 << 20  # Of all images of one environment; the oldest go first.
 PATIENCE_SECONDS = 60
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "image_worker.py")
@@ -90,7 +90,7 @@ def image(
     try:
         old = decode_images(read_file(path))
     except (OSError, StoreCorrupt):
-        old = Images(b"", (0,) * 5, {})
+        old = Images(b"", (0,) * 4, {})
         anew = True
     wanted = {code.checks: code for code in codes}
     missing = {each: code for each, code in wanted.items() if each not in old.images}

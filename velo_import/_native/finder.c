@@ -13,40 +13,10 @@
  * call `invalidate_caches`: whatever is used after such a call is held by a reference.
  */
 
-#include "core.h"
-#include "manifest.h"
+#include "objects.h"
 #include "stamps.h"
 
-#include <errno.h>
 #include <string.h>
-#include <structmember.h>
-#include <unistd.h>
-
-typedef struct {
-    PyObject_HEAD
-    Map *map;
-    velo_manifest content;
-    PyObject *path, *pack_folder; /* text */
-    uid_t owner;
-    PyObject **packs; /* for each pack a map, None for one that is not to be used, or NULL */
-    signed char *roots; /* for each root whether its stamp held, or -1 */
-    Py_ssize_t pack_count, root_count;
-} Manifest;
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *path, *prefix, *cached; /* text: without, and with the final slash; of the folder __pycache__ */
-    PyObject *raw;                    /* the path in bytes */
-    PyObject *importer;               /* what sys.path_importer_cache held when the folder was opened */
-    PyObject *names;                  /* the listing, a set; NULL while the folder is what the block describes */
-    Manifest *manifest;               /* NULL when no manifest knows the folder */
-    velo_folder block;
-    velo_names table;
-    long long mtime, ctime;
-    unsigned long long inode;
-    int asks;     /* the kernel is asked on each use */
-    int verifies; /* payloads are compared with their checksum: left to the twin's loader */
-} Folder;
 
 typedef enum { SOURCE, EXTENSION, OTHER } Kind;
 
@@ -83,407 +53,6 @@ typedef struct {
 /* Outcome of one folder: a search ends with a spec, with None, or with an exception; otherwise it goes on. */
 typedef enum { ENDED, GOES_ON } Outcome;
 
-static State *state_of(void *object)
-{
-    return PyType_GetModuleState(Py_TYPE((PyObject *)object));
-}
-
-static void *allocate(PyObject *type)
-{
-    allocfunc allocate = (allocfunc)PyType_GetSlot((PyTypeObject *)type, Py_tp_alloc);
-    return allocate((PyTypeObject *)type, 0); /* zeroed */
-}
-
-static void release(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
-}
-
-static PyObject *text_of(velo_span span)
-{
-    return PyUnicode_DecodeFSDefaultAndSize((const char *)span.start, (Py_ssize_t)span.size);
-}
-
-static PyObject *join(PyObject *first, PyObject *second, PyObject *third)
-{
-    PyObject *both = PyUnicode_Concat(first, second);
-    if (both == NULL || third == NULL)
-        return both;
-    PyObject *all = PyUnicode_Concat(both, third);
-    Py_DECREF(both);
-    return all;
-}
-
-static PyObject *none(void)
-{
-    Py_INCREF(Py_None);
-    return Py_None;
-}
-
-/* An interned text of the state; borrowed. */
-#define TEXT(state, which) ((state)->text[which])
-
-static int set_unusable(State *state, const char *reason)
-{
-    PyErr_SetString(state->unusable, reason);
-    return -1;
-}
-
-/* -- manifest -------------------------------------------------------------------------------------------------- */
-
-static void manifest_dealloc(PyObject *self)
-{
-    Manifest *manifest = (Manifest *)self;
-    for (Py_ssize_t i = 0; manifest->packs != NULL && i < manifest->pack_count; i++)
-        Py_XDECREF(manifest->packs[i]);
-    PyMem_Free(manifest->packs);
-    PyMem_Free(manifest->roots);
-    Py_XDECREF((PyObject *)manifest->map);
-    Py_XDECREF(manifest->path);
-    Py_XDECREF(manifest->pack_folder);
-    release(self);
-}
-
-/* The identity without the prefix, or the prefix: what stands before or behind the first NUL. */
-static velo_span identity_part(Manifest *manifest, int is_prefix)
-{
-    velo_span whole = manifest->content.section[VELO_IDENTITY];
-    const uint8_t *end = whole.size ? memchr(whole.start, 0, (size_t)whole.size) : NULL;
-    uint64_t length = end == NULL ? whole.size : (uint64_t)(end - whole.start);
-    if (!is_prefix)
-        return (velo_span){whole.start, length};
-    return end == NULL ? (velo_span){whole.start, 0} : (velo_span){end + 1, whole.size - length - 1};
-}
-
-static PyObject *manifest_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
-{
-    (void)keywords;
-    State *state = PyType_GetModuleState(type);
-    PyObject *path, *pack_folder;
-    const char *identity;
-    Py_ssize_t identity_size;
-    unsigned long owner = 0;
-    if (!PyArg_ParseTuple(arguments, "UUy#|k", &path, &pack_folder, &identity, &identity_size, &owner))
-        return NULL;
-    Manifest *manifest = allocate((PyObject *)type);
-    if (manifest == NULL)
-        return NULL;
-    Py_INCREF(path);
-    manifest->path = path;
-    Py_INCREF(pack_folder);
-    manifest->pack_folder = pack_folder;
-    manifest->owner = (uid_t)owner;
-    struct stat status;
-    manifest->map = velo_map_private(state, path, manifest->owner, 0, &status);
-    if (manifest->map == NULL)
-        goto refused;
-    velo_verdict verdict = velo_manifest_open(&manifest->content, (const uint8_t *)manifest->map->start,
-                                              (uint64_t)manifest->map->size);
-    if (verdict != VELO_FOUND) {
-        set_unusable(state, verdict == VELO_NO_MANIFEST ? "not a manifest" : "damaged");
-        goto refused;
-    }
-    velo_span own = identity_part(manifest, 0);
-    if (own.size != (uint64_t)identity_size || memcmp(own.start, identity, (size_t)own.size) != 0) {
-        set_unusable(state, "build");
-        goto refused;
-    }
-    manifest->pack_count = (Py_ssize_t)(manifest->content.section[VELO_PACKS].size / 48);
-    manifest->root_count = (Py_ssize_t)(manifest->content.section[VELO_ROOTS].size / 48);
-    manifest->packs = PyMem_Calloc((size_t)manifest->pack_count + 1, sizeof(PyObject *));
-    manifest->roots = PyMem_Malloc((size_t)manifest->root_count + 1);
-    if (manifest->packs == NULL || manifest->roots == NULL) {
-        PyErr_NoMemory();
-        goto refused;
-    }
-    memset(manifest->roots, -1, (size_t)manifest->root_count + 1);
-    return (PyObject *)manifest;
-
-refused:
-    Py_DECREF((PyObject *)manifest);
-    return NULL;
-}
-
-/* One mapped pack, or None when it is gone, foreign, or no longer what was verified; borrowed. */
-static PyObject *manifest_pack(State *state, Manifest *manifest, uint64_t index)
-{
-    if (index < (uint64_t)manifest->pack_count && manifest->packs[index] != NULL)
-        return manifest->packs[index];
-    velo_pack pack;
-    if (velo_manifest_pack(&manifest->content, index, &pack) != VELO_FOUND)
-        return Py_None;
-    PyObject *map = NULL;
-    struct stat status;
-    PyObject *name = text_of(pack.name);
-    PyObject *path = name == NULL ? NULL : join(manifest->pack_folder, TEXT(state, SLASH), name);
-    if (path != NULL)
-        map = (PyObject *)velo_map_private(state, path, manifest->owner, 0, &status);
-    Py_XDECREF(path);
-    Py_XDECREF(name);
-    if (map != NULL && (pack.size != (uint64_t)status.st_size || pack.mtime != nanoseconds(MTIME(status)) ||
-                        pack.ctime != nanoseconds(CTIME(status)) || pack.inode != status.st_ino))
-        Py_CLEAR(map);
-    if (map == NULL) {
-        PyErr_Clear();
-        Py_INCREF(Py_None);
-        map = Py_None;
-    }
-    manifest->packs[index] = map;
-    return map;
-}
-
-/* Whether folders of this root are compared with the kernel on each use; -1 for an error. */
-static int root_asks(State *state, Manifest *manifest, uint64_t index, int check)
-{
-    velo_root root;
-    if (velo_manifest_root(&manifest->content, index, &root) != VELO_FOUND)
-        return set_unusable(state, "damaged");
-    if (check < 0)
-        check = (int)root.check;
-    if (check == VELO_CHECK_NEVER)
-        return 0;
-    if (check != VELO_CHECK_ROOT)
-        return 1;
-    if (manifest->roots[index] < 0) {
-        struct stat status;
-        PyObject *path = PyBytes_FromStringAndSize((const char *)root.path.start, (Py_ssize_t)root.path.size);
-        if (path == NULL)
-            return -1;
-        /* No inode here: network file systems renumber on each mount. */
-        manifest->roots[index] = stat(PyBytes_AsString(path), &status) == 0 &&
-                                 nanoseconds(MTIME(status)) == root.mtime &&
-                                 nanoseconds(CTIME(status)) == root.ctime;
-        Py_DECREF(path);
-    }
-    return !manifest->roots[index];
-}
-
-static PyObject *manifest_is_alone(PyObject *self, PyObject *nothing)
-{
-    (void)nothing;
-    return PyBool_FromLong(((Manifest *)self)->content.data[12] & 2);
-}
-
-static PyObject *manifest_get_prefix(PyObject *self, PyObject *nothing)
-{
-    (void)nothing;
-    velo_span prefix = identity_part((Manifest *)self, 1);
-    return PyBytes_FromStringAndSize((const char *)prefix.start, (Py_ssize_t)prefix.size);
-}
-
-static PyObject *manifest_get_root(PyObject *self, PyObject *argument)
-{
-    velo_root root;
-    uint64_t index = PyLong_AsUnsignedLongLong(argument);
-    if (PyErr_Occurred())
-        return NULL;
-    if (velo_manifest_root(&((Manifest *)self)->content, index, &root) != VELO_FOUND) {
-        set_unusable(state_of(self), "damaged");
-        return NULL;
-    }
-    return Py_BuildValue("(NILLK)", text_of(root.path), root.check, (long long)root.mtime, (long long)root.ctime,
-                         (unsigned long long)root.inode);
-}
-
-static PyObject *manifest_get_pack_name(PyObject *self, PyObject *argument)
-{
-    velo_pack pack;
-    uint64_t index = PyLong_AsUnsignedLongLong(argument);
-    if (PyErr_Occurred())
-        return NULL;
-    if (velo_manifest_pack(&((Manifest *)self)->content, index, &pack) != VELO_FOUND) {
-        set_unusable(state_of(self), "damaged");
-        return NULL;
-    }
-    return text_of(pack.name);
-}
-
-static PyObject *manifest_get_pack(PyObject *self, PyObject *argument)
-{
-    uint64_t index = PyLong_AsUnsignedLongLong(argument);
-    PyObject *pack = PyErr_Occurred() ? NULL : manifest_pack(state_of(self), (Manifest *)self, index);
-    Py_XINCREF(pack);
-    return pack;
-}
-
-/* -- folder ---------------------------------------------------------------------------------------------------- */
-
-static void folder_dealloc(PyObject *self)
-{
-    Folder *folder = (Folder *)self;
-    velo_names_free(&folder->table);
-    Py_XDECREF(folder->path);
-    Py_XDECREF(folder->prefix);
-    Py_XDECREF(folder->cached);
-    Py_XDECREF(folder->raw);
-    Py_XDECREF(folder->importer);
-    Py_XDECREF(folder->names);
-    Py_XDECREF((PyObject *)folder->manifest);
-    release(self);
-}
-
-/* The folder of this path as no manifest knows it: no stamp can be -1, so that its first use lists it. */
-static Folder *new_folder(State *state, PyObject *path, PyObject *importer)
-{
-    Folder *folder = allocate(state->folder_type);
-    if (folder == NULL)
-        return NULL;
-    Py_INCREF(path);
-    folder->path = path;
-    Py_INCREF(importer);
-    folder->importer = importer;
-    folder->asks = 1;
-    folder->mtime = folder->ctime = -1;
-    folder->inode = (unsigned long long)-1;
-    Py_ssize_t length = PyUnicode_GetLength(path), size = length;
-    while (size > 0 && PyUnicode_ReadChar(path, size - 1) == '/')
-        size--;
-    PyObject *stem = PyUnicode_Substring(path, 0, size);
-    if (stem != NULL) {
-        folder->prefix = PyUnicode_Concat(stem, TEXT(state, SLASH));
-        folder->cached = PyUnicode_Concat(stem, TEXT(state, PYCACHE));
-        Py_DECREF(stem);
-    }
-    if (folder->prefix == NULL || folder->cached == NULL || !PyUnicode_FSConverter(path, &folder->raw)) {
-        Py_DECREF((PyObject *)folder);
-        return NULL;
-    }
-    return folder;
-}
-
-/* Let the folder be what this block of the manifest describes. */
-static int take_block(State *state, Folder *folder, Manifest *manifest, const velo_folder *block)
-{
-    velo_names table;
-    velo_verdict verdict = velo_names_make(&table, block);
-    if (verdict == VELO_ABSENT) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    if (verdict != VELO_FOUND)
-        return set_unusable(state, "damaged");
-    /* All of the block was read for its checksum; of all that a record or two will be read again. */
-    velo_note_read(state, manifest->map, (uint64_t)(block->names.start + block->names.size - block->records));
-    Py_INCREF((PyObject *)manifest);
-    folder->manifest = manifest;
-    folder->block = *block;
-    folder->table = table;
-    folder->mtime = block->mtime;
-    folder->ctime = block->ctime;
-    folder->inode = block->inode;
-    return 0;
-}
-
-/* What the manifest says about this folder: 1, 0 when it does not know it, -1 for an error. */
-static int read_block(State *state, Folder *folder, Manifest *manifest, velo_folder *block)
-{
-    velo_verdict verdict = velo_manifest_folder(&manifest->content, PyBytes_AsString(folder->raw),
-                                                (size_t)PyBytes_Size(folder->raw), block);
-    if (verdict == VELO_DAMAGED)
-        return set_unusable(state, "damaged");
-    return verdict == VELO_FOUND;
-}
-
-static int is_current(Folder *folder)
-{
-    return !folder->asks || velo_compare(PyBytes_AsString(folder->raw), -1, folder->mtime, folder->ctime,
-                                         folder->inode) == UNCHANGED;
-}
-
-/* Compare the folder with its stamp; list it if it has moved, as `FileFinder` does on each use. */
-static int ask(State *state, Folder *folder)
-{
-    if (is_current(folder))
-        return 0;
-    struct stat status;
-    PyObject *listing = NULL;
-    if (stat(PyBytes_AsString(folder->raw), &status) == 0)
-        listing = PyObject_CallFunctionObjArgs(state->listdir, folder->path, NULL);
-    int is_there = listing != NULL;
-    if (PyErr_Occurred()) {
-        if (!PyErr_ExceptionMatches(PyExc_OSError))
-            return -1;
-        PyErr_Clear();
-    }
-    PyObject *names = PySet_New(listing);
-    Py_XDECREF(listing);
-    if (names == NULL)
-        return -1;
-    PyObject *before = folder->names;
-    folder->names = names;
-    Py_XDECREF(before);
-    folder->mtime = is_there ? nanoseconds(MTIME(status)) : -1;
-    folder->ctime = is_there ? nanoseconds(CTIME(status)) : -1;
-    folder->inode = is_there ? (unsigned long long)status.st_ino : (unsigned long long)-1;
-    return 0;
-}
-
-static PyObject *folder_get_records(PyObject *self, void *closure)
-{
-    (void)closure;
-    Folder *folder = (Folder *)self;
-    Py_ssize_t start = 0, end = 0;
-    if (folder->manifest != NULL) {
-        start = folder->block.records - folder->manifest->content.data;
-        end = start + (Py_ssize_t)folder->block.modules * 8 * VELO_WORDS;
-    }
-    PyObject *source = folder->manifest == NULL ? PyBytes_FromStringAndSize(NULL, 0) : NULL;
-    PyObject *view = PyMemoryView_FromObject(source == NULL ? (PyObject *)folder->manifest->map : source);
-    PyObject *slice = view == NULL ? NULL : PySequence_GetSlice(view, start, end);
-    PyObject *words = slice == NULL ? NULL : PyObject_CallMethod(slice, "cast", "s", "Q");
-    Py_XDECREF(source);
-    Py_XDECREF(view);
-    Py_XDECREF(slice);
-    return words;
-}
-
-static PyObject *folder_get_table(PyObject *self, void *closure)
-{
-    (void)closure;
-    Folder *folder = (Folder *)self;
-    PyObject *table = PyDict_New();
-    for (uint64_t i = 0; table != NULL && folder->manifest != NULL && i < folder->block.modules; i++) {
-        const char *start = (const char *)folder->block.names.start + folder->table.starts[i];
-        Py_ssize_t length = (Py_ssize_t)(folder->table.starts[i + 1] - folder->table.starts[i]) - 1;
-        PyObject *name = PyUnicode_DecodeUTF8(start, length, "surrogateescape");
-        PyObject *place = PyLong_FromUnsignedLongLong(i * VELO_WORDS);
-        if (name == NULL || place == NULL || PyDict_SetItem(table, name, place) < 0)
-            Py_CLEAR(table);
-        Py_XDECREF(name);
-        Py_XDECREF(place);
-    }
-    return table;
-}
-
-static PyObject *folder_get_root(PyObject *self, void *closure)
-{
-    (void)closure;
-    return PyLong_FromUnsignedLongLong(((Folder *)self)->block.root);
-}
-
-static PyObject *manifest_get_block(PyObject *self, PyObject *argument)
-{
-    State *state = state_of(self);
-    char *raw;
-    Py_ssize_t size;
-    if (PyBytes_AsStringAndSize(argument, &raw, &size) < 0)
-        return NULL;
-    PyObject *path = PyUnicode_DecodeFSDefaultAndSize(raw, size);
-    Folder *folder = path == NULL ? NULL : new_folder(state, path, Py_None);
-    Py_XDECREF(path);
-    velo_folder block;
-    int found = folder == NULL ? -1 : read_block(state, folder, (Manifest *)self, &block);
-    if (found == 1 && (found = take_block(state, folder, (Manifest *)self, &block)) == 0)
-        return (PyObject *)folder;
-    Py_XDECREF((PyObject *)folder);
-    if (found < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
 /* -- search ---------------------------------------------------------------------------------------------------- */
 
 static PyObject *sys_get(State *state, int which) /* borrowed; NULL without an exception when it is not there */
@@ -505,7 +74,7 @@ static int defer_origin(Finder *finder, const char *method, const char *reason, 
     return done == NULL ? -1 : 0;
 }
 
-static int add_to_count(State *state, PyObject *counts, int which)
+int velo_add_to_count(State *state, PyObject *counts, int which)
 {
     PyObject *before = PyObject_GetAttr(counts, TEXT(state, which));
     PyObject *after = before == NULL ? NULL : PyNumber_Add(before, state->one);
@@ -585,11 +154,11 @@ static int leave_unknown(State *state, Finder *finder, PyObject *name, Folder *f
     if (PyUnicode_Compare(tail, TEXT(state, INIT)) != 0) {
         /* Only the bare name is there: a package that is new, or a namespace. */
         PyObject *path = join(folder->prefix, tail, NULL);
-        Folder *child = path == NULL ? NULL : new_folder(state, path, Py_None);
+        Folder *child = path == NULL ? NULL : velo_new_folder(state, path, Py_None);
         Py_XDECREF(path);
-        int inner = child == NULL || ask(state, child) < 0 ? -1
-                    : child->names == NULL               ? 0
-                                                         : live_mask(finder, child->names, TEXT(state, INIT));
+        int inner = child == NULL || velo_ask(state, child) < 0 ? -1
+                    : child->names == NULL                    ? 0
+                                                              : live_mask(finder, child->names, TEXT(state, INIT));
         if (inner > VELO_BARE_NAME)
             inner = leave_unknown(state, finder, name, child, TEXT(state, INIT), inner) < 0 ? -1 : -2;
         Py_XDECREF((PyObject *)child);
@@ -605,7 +174,7 @@ static int count_damage(State *state, Finder *finder)
     if (!PyErr_ExceptionMatches(state->unusable))
         return -1;
     PyErr_Clear();
-    return add_to_count(state, finder->counts, ERRORS);
+    return velo_add_to_count(state, finder->counts, ERRORS);
 }
 
 /* The first block whose stamp holds, else the first there is; and whether to ask on each use. */
@@ -621,8 +190,8 @@ static int choose_block(State *state, Finder *finder, Folder *folder)
         return -1;
     for (Py_ssize_t i = 0; i < PyTuple_Size(finder->manifests); i++) {
         Manifest *manifest = (Manifest *)PyTuple_GetItem(finder->manifests, i);
-        int found = read_block(state, folder, manifest, &known[count].block);
-        int asks = found == 1 ? root_asks(state, manifest, known[count].block.root, check) : 0;
+        int found = velo_read_block(state, folder, manifest, &known[count].block);
+        int asks = found == 1 ? velo_root_asks(state, manifest, known[count].block.root, check) : 0;
         if ((found < 0 || asks < 0) && count_damage(state, finder) < 0)
             return -1;
         if (found != 1 || asks < 0)
@@ -640,7 +209,7 @@ static int choose_block(State *state, Finder *finder, Folder *folder)
     }
     if (count == 0)
         return 0;
-    if (take_block(state, folder, known[chosen].manifest, &known[chosen].block) < 0)
+    if (velo_take_block(state, folder, known[chosen].manifest, &known[chosen].block) < 0)
         return count_damage(state, finder); /* as if no manifest knew it */
     folder->asks = known[chosen].asks;
     return 0;
@@ -722,7 +291,7 @@ static PyObject *open_folder(State *state, Finder *finder, PyObject *entry, int 
         goto done;
     }
     if (importer == NULL) {
-        folder = new_folder(state, key, Py_None);
+        folder = velo_new_folder(state, key, Py_None);
         if (folder == NULL || (!finder->is_hooked && choose_block(state, finder, folder) < 0))
             goto done;
         if (folder->manifest == NULL && (is_on_sys_path || finder->is_hooked)) {
@@ -772,7 +341,7 @@ static PyObject *open_folder(State *state, Finder *finder, PyObject *entry, int 
         }
         if (PyErr_Occurred())
             goto done;
-        folder = new_folder(state, path, importer);
+        folder = velo_new_folder(state, path, importer);
         if (folder == NULL || choose_block(state, finder, folder) < 0)
             goto done;
     }
@@ -874,7 +443,7 @@ static PyObject *make_spec(State *state, Finder *finder, PyObject *name, PyObjec
     if ((prefix == NULL && PyErr_Occurred()) ||
         (names_cached && PyObject_SetAttr(spec, TEXT(state, CACHED_PATH), cached) < 0) ||
         PyObject_SetAttr(spec, TEXT(state, SET_FILEATTR), Py_True) < 0 ||
-        (kind == EXTENSION && add_to_count(state, finder->counts, NATIVE) < 0))
+        (kind == EXTENSION && velo_add_to_count(state, finder->counts, NATIVE) < 0))
         goto failed;
     if (is_package) {
         places = PyList_New(1);
@@ -911,7 +480,7 @@ static Outcome answer(State *state, Finder *finder, const Wanted *wanted, Folder
             found = get_folder(state, finder, path, 0);
         } else if (path != NULL) {
             /* The folder that holds it looks inside by itself: nobody is asked yet. */
-            found = (PyObject *)new_folder(state, path, Py_None);
+            found = (PyObject *)velo_new_folder(state, path, Py_None);
             if (found != NULL && choose_block(state, finder, (Folder *)found) < 0)
                 Py_CLEAR(found);
             else if (found != NULL)
@@ -928,7 +497,7 @@ static Outcome answer(State *state, Finder *finder, const Wanted *wanted, Folder
         Folder *child = (Folder *)found;
         int64_t inner = -1;
         int known = 0, mask = 0, is_over = 1;
-        if (child->asks && ask(state, child) < 0)
+        if (child->asks && velo_ask(state, child) < 0)
             goto done;
         inner = velo_names_find(&child->table, &child->block, "__init__", 8);
         known = inner < 0 ? 0 : (int)(velo_word(child->block.records, (size_t)inner * VELO_WORDS) & VELO_MASK);
@@ -993,7 +562,7 @@ static int is_silent(Finder *finder, PyObject *importer, PyObject *name)
 /* Whether a folder that was opened lists the name, as far as is known without asking; -1 for an error. */
 static int offers(State *state, Finder *finder, const Wanted *wanted, Folder *folder)
 {
-    if (folder->names == NULL && folder->manifest == NULL && ask(state, folder) < 0)
+    if (folder->names == NULL && folder->manifest == NULL && velo_ask(state, folder) < 0)
         return -1;
     if (folder->names == NULL)
         return velo_names_find(&folder->table, &folder->block, wanted->bytes, wanted->size) >= 0;
@@ -1011,7 +580,7 @@ static int are_current(Finder *finder, PyObject *path, Py_ssize_t count)
             PyErr_Clear(); /* an entry that cannot be a key, or a list that has shrunk: the slow road sees it too */
             return 0;
         }
-        if (folder != NULL && !is_current((Folder *)folder))
+        if (folder != NULL && !velo_is_current((Folder *)folder))
             return 0;
     }
     return 1;
@@ -1040,7 +609,7 @@ static Outcome search_quickly(State *state, Finder *finder, const Wanted *wanted
         int is_there = is_folder ? offers(state, finder, wanted, (Folder *)found) : 0;
         if (is_there == 1) {
             Outcome outcome = GOES_ON;
-            if (are_current(finder, path, i) && is_current((Folder *)found))
+            if (are_current(finder, path, i) && velo_is_current((Folder *)found))
                 outcome = consider(state, finder, wanted, (Folder *)found, spec);
             Py_DECREF(found);
             return outcome;
@@ -1083,8 +652,8 @@ static PyObject *search(State *state, Finder *finder, const Wanted *wanted, PyOb
             outcome = ENDED;
         } else if ((PyObject *)Py_TYPE(found) == state->folder_type) {
             Folder *folder = (Folder *)found;
-            outcome = folder->asks && ask(state, folder) < 0 ? ENDED
-                                                             : consider(state, finder, wanted, folder, &spec);
+            outcome = folder->asks && velo_ask(state, folder) < 0 ? ENDED
+                                                                  : consider(state, finder, wanted, folder, &spec);
         } else if (found != Py_None) {
             int silent = is_silent(finder, found, wanted->name);
             if (silent <= 0) {
@@ -1175,7 +744,7 @@ static PyObject *finder_find_spec(PyObject *self, PyObject *const *arguments, Py
     PyObject *spec = find(state, finder, given[0], given[1]);
     if (spec == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
         PyErr_Clear();
-        if (add_to_count(state, finder->counts, ERRORS) < 0)
+        if (velo_add_to_count(state, finder->counts, ERRORS) < 0)
             PyErr_Clear();
         return none();
     }
@@ -1358,7 +927,7 @@ static PyObject *image_of(State *state, PyObject *counts, const uint8_t *record,
         code = velo_image(state, images, velo_word(record, VELO_SOURCE_CHECK), velo_word(record, VELO_BYTECODE_CHECK),
                           path);
     Py_XDECREF(images);
-    if (code != NULL && add_to_count(state, counts, IMAGES) < 0)
+    if (code != NULL && velo_add_to_count(state, counts, IMAGES) < 0)
         Py_CLEAR(code);
     return code;
 }
@@ -1366,7 +935,7 @@ static PyObject *image_of(State *state, PyObject *counts, const uint8_t *record,
 /* The code that this record leads to, unmarshalled; NULL without an exception where its pack or the range is not there. */
 static PyObject *code_in_pack(State *state, Manifest *manifest, const uint8_t *record, PyObject *path, PyObject *cached)
 {
-    PyObject *pack = manifest_pack(state, manifest, (velo_word(record, VELO_HEAD) >> 32) - 1);
+    PyObject *pack = velo_map_of_pack(state, manifest, (velo_word(record, VELO_HEAD) >> 32) - 1);
     uint64_t start = velo_word(record, VELO_START), length = velo_word(record, VELO_LENGTH);
     if (pack == Py_None || length == 0 || start > (uint64_t)((Map *)pack)->size ||
         length > (uint64_t)((Map *)pack)->size - start)
@@ -1416,7 +985,7 @@ PyObject *velo_serve(PyObject *module, PyObject *const *arguments, Py_ssize_t co
             /* Only now the pack is opened: a start of images alone opens none. */
             if (code == NULL && !PyErr_Occurred())
                 code = code_in_pack(state, known->manifest, record, path, cached);
-            if (code != NULL && add_to_count(state, counts, SERVED) < 0)
+            if (code != NULL && velo_add_to_count(state, counts, SERVED) < 0)
                 Py_CLEAR(code);
         }
     }
@@ -1433,71 +1002,6 @@ done:
 }
 
 /* -- tables ---------------------------------------------------------------------------------------------------- */
-
-static PyMethodDef manifest_methods[] = {
-    {"is_alone", manifest_is_alone, METH_NOARGS, "Whether no other manifest of this environment lies beside it."},
-    {"prefix", manifest_get_prefix, METH_NOARGS, "The `sys.prefix` it was made for, in bytes."},
-    {"block", manifest_get_block, METH_O, "One folder by its path in bytes, or None."},
-    {"root", manifest_get_root, METH_O, "Path, check, mtime_ns, ctime_ns and inode of one root."},
-    {"pack_name", manifest_get_pack_name, METH_O, "The pack's file name below the packs folder."},
-    {"pack", manifest_get_pack, METH_O, "One mapped pack, or None when it is not to be used."},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyMemberDef manifest_members[] = {
-    {"path", T_OBJECT_EX, offsetof(Manifest, path), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyType_Slot manifest_slots[] = {
-    {Py_tp_new, manifest_new},
-    {Py_tp_dealloc, manifest_dealloc},
-    {Py_tp_methods, manifest_methods},
-    {Py_tp_members, manifest_members},
-    {Py_tp_doc, "One mapped manifest; the twin is velo_import.hook.manifest.Manifest."},
-    {0, NULL},
-};
-
-static PyType_Spec manifest_spec = {
-    .name = "velo_import.hook.manifest.Manifest",
-    .basicsize = sizeof(Manifest),
-    .flags = Py_TPFLAGS_DEFAULT,
-    .slots = manifest_slots,
-};
-
-static PyMemberDef folder_members[] = {
-    {"path", T_OBJECT_EX, offsetof(Folder, path), READONLY, NULL},
-    {"importer", T_OBJECT_EX, offsetof(Folder, importer), READONLY, NULL},
-    {"names", T_OBJECT, offsetof(Folder, names), READONLY, NULL},
-    {"manifest", T_OBJECT, offsetof(Folder, manifest), READONLY, NULL},
-    {"asks", T_INT, offsetof(Folder, asks), READONLY, NULL},
-    {"mtime", T_LONGLONG, offsetof(Folder, mtime), READONLY, NULL},
-    {"ctime", T_LONGLONG, offsetof(Folder, ctime), READONLY, NULL},
-    {"ino", T_ULONGLONG, offsetof(Folder, inode), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyGetSetDef folder_properties[] = {
-    {"records", folder_get_records, NULL, "The block's records as flat words.", NULL},
-    {"table", folder_get_table, NULL, "The place of each module's record.", NULL},
-    {"root", folder_get_root, NULL, "The index of its root.", NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-static PyType_Slot folder_slots[] = {
-    {Py_tp_dealloc, folder_dealloc},
-    {Py_tp_members, folder_members},
-    {Py_tp_getset, folder_properties},
-    {Py_tp_doc, "One path entry; the twin is velo_import.hook.finder.Folder."},
-    {0, NULL},
-};
-
-static PyType_Spec folder_spec = {
-    .name = "velo_import.hook.finder.Folder",
-    .basicsize = sizeof(Folder),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = folder_slots,
-};
 
 static PyMethodDef finder_methods[] = {
     {"find_spec", (PyCFunction)(void (*)(void))finder_find_spec, METH_FASTCALL | METH_KEYWORDS, find_spec_doc},
@@ -1562,14 +1066,6 @@ static const char *const texts[TEXTS] = {
     [IMAGES] = "images",
 };
 
-static PyObject *add_type(PyObject *module, PyType_Spec *spec, const char *name)
-{
-    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
-    if (type != NULL && PyModule_AddObjectRef(module, name, type) < 0)
-        Py_CLEAR(type);
-    return type;
-}
-
 int velo_add_finder(PyObject *module, State *state)
 {
     for (int i = 0; i < TEXTS; i++) {
@@ -1583,8 +1079,8 @@ int velo_add_finder(PyObject *module, State *state)
     state->listdir = velo_loaded("posix", "listdir");
     state->getcwd = velo_loaded("posix", "getcwd");
     state->unusable = PyErr_NewException("velo_import.hook.manifest.Unusable", NULL, NULL);
-    state->manifest_type = add_type(module, &manifest_spec, "Manifest");
-    state->folder_type = add_type(module, &folder_spec, "Folder");
+    state->manifest_type = velo_add_manifest(module);
+    state->folder_type = velo_add_folder(module);
     state->finder_type = add_type(module, &finder_spec, "VeloFinder");
     if (PyErr_Occurred() || PyModule_AddObjectRef(module, "Unusable", state->unusable) < 0 ||
         PyModule_AddIntConstant(module, "HASH_KEY", 0x56454C4F) < 0 ||

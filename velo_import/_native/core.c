@@ -5,7 +5,7 @@
  *
  * Reading order: `Map` (a read-only buffer over one mapped file), `velo_map` (the only way to make one),
  * `is_unchanged`, `velo_make_code` and `load_code` (what each served module costs), `take_lock`, then the module's
- * tables. The finder stands in finder.c, the manifest's layout in manifest.c. The Python twin of this file is
+ * tables. The finder begins in finder.c, the manifest's layout stands in manifest.c. The Python twin of this file is
  * velo_import/hook/mapping.py; it is used where this module was not built, and the tests put both through the same
  * cases.
  *

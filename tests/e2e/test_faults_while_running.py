@@ -190,3 +190,15 @@ def test_hundred_interpreters_start_while_the_store_is_rewritten(tree: Tree, vel
     print(f"{turn} ingests, {len(served)} of 100 served")
     assert turn > 1
     assert len(served) > 50
+
+
+@pytest.mark.core
+def test_a_program_that_ends_without_memory(tree: Tree, velo: Velo) -> None:
+    """Where every request for memory fails, the exit functions fail; the program ends all the same."""
+    tree.write({"app.py": "import json, _testcapi\n_testcapi.set_nomemory(0)\n"})
+    plain = velo.plain("app.py")
+    if "No module named" in plain.stderr:
+        pytest.skip("this Python cannot be told to have no memory")
+
+    for _ in range(3):
+        assert velo.learn("app.py").code == plain.code

@@ -213,24 +213,36 @@ def _at_exit(
         mapping.note_end()
         # A collection in the middle of this would give our lines as the place of what it warns about.
         is_collecting = calm is not None and calm.pause()
-        try:
-            if calm is not None:
-                reason = "an earlier exit function" if not is_last else calm.reason_to_collect()
-                reason = reason or reason_to_tidy()
-                counts.calm = not reason
-                if reason:
-                    counts.reasons[f"exit: {reason}"] = 1
-        except Exception as error:
-            counts.reasons[f"exit: {type(error).__name__}"] = 1
-        try:
-            counts.note_new(sys.modules)
-            counts.note_images()
-            if counts.wanted or counts.compared or "VELO_STATS" in environ or "VELO_PACK" in environ:
-                load("farewell")["farewell"](home, key, identity, counts, mapping.take_lock)
-        except Exception:
-            pass
+        if calm is not None:
+            _judge_end(counts, calm, is_last)
+        _report(home, key, identity, counts, load)
         if calm is not None:
             calm.end(counts.calm, is_collecting)
 
     atexit.register(farewell)
     register_at_fork(after_in_child=counts.reset)
+
+
+# These two are functions because up to 3.13 a handler that meets MemoryError makes a number of its own place
+# in the function. Up to 256 these numbers are there already; above, without memory, it tries for ever.
+def _judge_end(counts: Counts, calm: Calm, is_last: bool) -> None:
+    """See whether anything has to be taken apart."""
+    try:
+        reason = "an earlier exit function" if not is_last else calm.reason_to_collect()
+        reason = reason or reason_to_tidy()
+        counts.calm = not reason
+        if reason:
+            counts.reasons[f"exit: {reason}"] = 1
+    except Exception as error:
+        counts.reasons[f"exit: {type(error).__name__}"] = 1
+
+
+def _report(home: str, key: str, identity: bytes, counts: Counts, load: "Callable[[str], Any]") -> None:
+    """Leave what is to be learned, and statistics, if there is anything to say."""
+    try:
+        counts.note_new(sys.modules)
+        counts.note_images()
+        if counts.wanted or counts.compared or "VELO_STATS" in environ or "VELO_PACK" in environ:
+            load("farewell")["farewell"](home, key, identity, counts, mapping.take_lock)
+    except Exception:
+        pass

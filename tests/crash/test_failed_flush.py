@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.faults import FAIL, FLUSH
-from tests.crash.replay import Replay, crashes, read_record
+from tests.crash.replay import FLUSH_FAILED, WRITE, Replay, crashes, read_record
 from tests.crash.rig import Rig
 from tests.crash.test_kill import PROGRAMS
 
@@ -28,6 +28,17 @@ def after_a_crash(rig: Rig, record: Path) -> list[str]:
     shutil.rmtree(target, ignore_errors=True)
     replay.write_out(target, crashes(0)["only what was flushed"])
     return rig.server.judge(target / "home", replay.promised, stamps=False).problems
+
+
+def was_for_speed(record: Path) -> bool:
+    """Whether what could not be flushed is a table without which Python answers for itself."""
+    written = b""
+    for operation in read_record(record):
+        if operation.kind == WRITE and operation.offset == 0:
+            written = operation.data
+        elif operation.kind == FLUSH_FAILED:
+            return written.startswith((b"VELOMETA", b"VELOINFO"))
+    return False
 
 
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.crash)])
@@ -52,7 +63,7 @@ def test_each_flush_fails_once(rig: Rig, program: str, step: int) -> None:
             break
         # A collection that cannot write to the catalogue makes room, and tries again; a catalogue that cannot
         # be compacted stays as it is.
-        may_go_on = program in ("collect_garbage", "compact_catalogue")
+        may_go_on = program in ("collect_garbage", "compact_catalogue") or was_for_speed(record)
         assert first.code > 0 or may_go_on, "it went on although its flush had failed"
         assert rig.run(program, fault=fault).finished, rig.server.complaints()
         assert after_a_crash(rig, record) == [], f"flush {at}, second run"

@@ -116,6 +116,7 @@ def test_lies_are_found_out(app: Tree, velo: Velo, change: Change, program: str,
 def test_a_lie_would_be_believed_without(app: Tree, velo: Velo) -> None:
     """The lie that these tests tell is one: without shadow mode it changes the program."""
     app.write({"other.py": "THIS = VALUE = 'other!'\n"})
+    velo.environment["VELO_REMEMBER"] = "none"  # The lie is told in a pack, and images stand in for packs.
     velo.both("app.py", served=3)
     lie(velo, exchange_code)
 

@@ -61,11 +61,16 @@ def store_to_change() -> Store:
 
 def store_to_fill(home: str) -> Store:
     """The store in that folder for a command that adds to it; it is made where there is none."""
+    refuse_readonly()
+    return Store.open(Path(home), create=True)
+
+
+def refuse_readonly() -> None:
+    """Raise where nothing may be written."""
     if is_readonly():
         raise VeloError(
             "VELO_READONLY is set, so nothing is written to the store", hint="unset VELO_READONLY to write"
         )
-    return Store.open(Path(home), create=True)
 
 
 def is_readonly() -> bool:

@@ -28,7 +28,7 @@ from ..store.layout import Store
 from ..store.reading import Reader
 from ..store.trees import Grown, own_folders, tree_of_manifest
 from . import render
-from .common import open_store, settings, store_to_fill
+from .common import open_store, refuse_readonly, settings, store_to_fill
 from .manifests import ManifestFile, published, read_manifest, readable_prefix
 
 DISK = "disk:"
@@ -72,8 +72,11 @@ class Trees:
 
     @cached_property
     def catalog(self) -> Catalog:
-        # For reading none is made where there is none.
-        store = store_to_fill(settings().home) if self._writable else open_store()
+        if self._writable:
+            refuse_readonly()
+        store = open_store()  # Where there is none, none is made.
+        if self._writable:
+            store = store_to_fill(settings().home)
         if self._relying:  # First: what the catalogue says is true for as long as the lease is held.
             self._stack.enter_context(leases.shared(store))
         return self._stack.enter_context(Catalog.open(store))

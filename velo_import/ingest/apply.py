@@ -358,6 +358,7 @@ class _Ingest:
             changed = publish_manifest(self.path, encode(manifest))
             trim_upper(self.store, self.key, self.build, {folder.path for folder in scanned.folders})
             startup.write_notes(self.store, self.key, draft.codes)
+        with self.clock.phase("distributions"):
             self._learn_distributions()
         secrets = [shown(path) for path in sorted(plan.secrets + contents.secrets)]
         counts = {

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.interpreters import Interpreter
@@ -535,7 +536,8 @@ def test_a_disk_that_refuses_is_an_error_and_nothing_is_published(
 ):
     site_packages.write({"a.py": "x = 1\n"})
     before = Path(ingest(environment, store=store).manifest).read_bytes()
-    site_packages.write({"a.py": "x = 2\n"})
+    site_packages.write({"a.py": "x = 2\n", "b-1.dist-info/METADATA": "Name: b\nVersion: 1\n"})
+    children = psutil.Process().children()
 
     def refuse(*given: object) -> None:
         raise OSError(code, os.strerror(code))
@@ -547,6 +549,7 @@ def test_a_disk_that_refuses_is_an_error_and_nothing_is_published(
     assert refusal.value.hint
     (manifest,) = store.manifests.glob("*/base.velo")
     assert manifest.read_bytes() == before
+    assert psutil.Process().children() == children  # Nobody still looks for what is installed.
     assert not [path for path in store.home.rglob(".tmp-*") if path.is_file()]
 
 

@@ -43,7 +43,7 @@ from .content import Contents, read_contents, settle_files
 from .distributions import INFO_SUFFIX, Labels
 from .interpreter import Interpreter, Probe
 from .links import note_links
-from .metadata import learn_distributions
+from .metadata import Inventory
 from .notes import forget_attempts
 from .owner import find_python, in_full
 from .plan import (
@@ -301,7 +301,12 @@ class _Ingest:
                     return summary
             with self.clock.phase("scan"):
                 scanned = self._scan(areas_of(self.target, self.interpreter))
-            summary = self._ingest(scanned)
+            installed = self._ask_what_is_installed()  # It looks while we store.
+            try:
+                summary = self._ingest(scanned, installed)
+            finally:
+                if installed is not None:
+                    installed.abandon()
             forget_attempts(self.store, self.key)
         return summary
 
@@ -310,7 +315,7 @@ class _Ingest:
         slow = any(filesystem_of(area.path).network for area in areas)
         return scan(areas, slow=slow, avoid=str(self.store.home), selection=self.selection)
 
-    def _ingest(self, scanned: Scan) -> IngestSummary:
+    def _ingest(self, scanned: Scan, installed: Inventory | None) -> IngestSummary:
         with self.clock.phase("plan"):
             self.progress(Progress("plan", 0, 0))
             previous = published_draft(self.store, self.key, BASE)
@@ -359,7 +364,9 @@ class _Ingest:
             trim_upper(self.store, self.key, self.build, {folder.path for folder in scanned.folders})
             startup.write_notes(self.store, self.key, draft.codes)
         with self.clock.phase("distributions"):
-            self._learn_distributions()
+            if installed is not None:
+                with suppress(VeloError, OSError):  # The programs ask Python, as ever, and have it learned.
+                    installed.keep()
         secrets = [shown(path) for path in sorted(plan.secrets + contents.secrets)]
         counts = {
             "files": scanned.file_count(),
@@ -453,15 +460,15 @@ class _Ingest:
             path.startswith(below) and record.digest != NO_DIGEST for path, record in previous.files.items()
         )
 
-    def _learn_distributions(self) -> None:
-        """What is installed, for programs that ask; the interpreter is started only if that has changed."""
+    def _ask_what_is_installed(self) -> Inventory | None:
+        """What programs ask `importlib.metadata` for; None if the interpreter cannot be asked."""
         python = self.interpreter
         try:
-            learn_distributions(
+            return Inventory(
                 self.store, self.key, self.build, python.executable, python.sys_path, python.stdlib
             )
         except (VeloError, OSError):
-            pass  # The programs ask Python, as ever, and have it learned.
+            return None
 
     def _remember(self, manifest: Manifest) -> None:
         """Note in the catalogue what was published, and which files were chosen."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -69,31 +70,77 @@ def learn_distributions(
         VeloError: the interpreter cannot do the work.
         OSError: the store cannot be written.
     """
-    target, beside = distributions_path(store, key), contents_path(store, key)
-    try:
-        old, known = decode_distributions(_read_private(target)), decode_contents(_read_private(beside))
-    except (OSError, StoreCorrupt):
-        old, known = Table(b"", ()), Contents(b"", ())
-    folders = [entry for entry in path if os.path.isdir(entry)]
-    changed = {_root_of(page) for page in known.pages if not is_page_current(page)}
-    current = {root.path for root in old.roots if is_current(root) and root.path.rstrip("/") not in changed}
-    is_ours = old.identity.startswith(build.identity() + b"\0") and old.identity == known.identity
-    if is_ours and current.issuperset(folders):
-        return False
-    version, roots, pages = _asked(executable, folders, stdlib)
-    identity = build.identity() + b"\0" + version.encode()
-    is_ours = old.identity == known.identity == identity
-    kept = {root.path: root for root in old.roots} if is_ours else {}
-    for root in roots:
-        kept.pop(root.path, None)
-        kept[root.path] = root
-    table = Table(identity, tuple(kept.values())[-MOST_KEPT:])
-    rest = {root.path.rstrip("/") for root in table.roots if root not in roots}
-    pages = [page for page in known.pages if _root_of(page) in rest] + pages
-    # Whoever meets the old table and new contents asks the kernel about the folder; the other way round he
-    # might believe old contents.
-    is_new = publish_manifest(beside, encode_contents(Contents(identity, tuple(pages))))
-    return publish_manifest(target, encode_distributions(table)) or is_new
+    return Inventory(store, key, build, executable, path, stdlib).keep()
+
+
+class Inventory:
+    """What is installed in some folders. The interpreter is started here, unless all is as it was learned, so
+    that the caller can do something else meanwhile; then either `keep` or `abandon`.
+
+    Raises:
+        VeloError: the interpreter cannot be started.
+        OSError: the store cannot be read.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        build: Build,
+        executable: str,
+        path: Iterable[str],
+        stdlib: tuple[str, ...],
+    ) -> None:
+        self._table_path, self._contents_path = distributions_path(store, key), contents_path(store, key)
+        self._build = build
+        self._stdlib = stdlib
+        try:
+            self._old = decode_distributions(_read_private(self._table_path))
+            self._known = decode_contents(_read_private(self._contents_path))
+        except (OSError, StoreCorrupt):
+            self._old, self._known = Table(b"", ()), Contents(b"", ())
+        folders = [entry for entry in path if os.path.isdir(entry)]
+        self._question = None if self._is_known(folders) else _Question(executable, folders)
+
+    def keep(self) -> bool:
+        """Wait for the answer and publish it; whether it is anything new.
+
+        Raises:
+            VeloError: the interpreter cannot do the work.
+            OSError: the store cannot be written.
+        """
+        if self._question is None:
+            return False
+        version, roots, pages = self._question.answer(self._stdlib)
+        old, known = self._old, self._known
+        identity = self._build.identity() + b"\0" + version.encode()
+        is_ours = old.identity == known.identity == identity
+        kept = {root.path: root for root in old.roots} if is_ours else {}
+        for root in roots:
+            kept.pop(root.path, None)
+            kept[root.path] = root
+        table = Table(identity, tuple(kept.values())[-MOST_KEPT:])
+        rest = {root.path.rstrip("/") for root in table.roots if root not in roots}
+        pages = [page for page in known.pages if _root_of(page) in rest] + pages
+        # Whoever meets the old table and new contents asks the kernel about the folder; the other way round
+        # he might believe old contents.
+        is_new = publish_manifest(self._contents_path, encode_contents(Contents(identity, tuple(pages))))
+        return publish_manifest(self._table_path, encode_distributions(table)) or is_new
+
+    def abandon(self) -> None:
+        """Stop asking; used when the caller has failed in the meantime."""
+        if self._question is not None:
+            self._question.abandon()
+
+    def _is_known(self, folders: list[str]) -> bool:
+        old, known = self._old, self._known
+        if not old.identity.startswith(self._build.identity() + b"\0") or old.identity != known.identity:
+            return False
+        changed = {_root_of(page) for page in known.pages if not is_page_current(page)}
+        current = {
+            root.path for root in old.roots if is_current(root) and root.path.rstrip("/") not in changed
+        }
+        return current.issuperset(folders)
 
 
 def _read_private(path: Path) -> bytes:
@@ -154,29 +201,58 @@ def _has_stamp(path: str, stamp: Stamp) -> bool:
     return (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, size) == stamp
 
 
-def _asked(
-    executable: str, folders: list[str], stdlib: tuple[str, ...]
-) -> tuple[str, list[Root], list[Page]]:
-    """The interpreter's `sys.version`, what it found, and what that says."""
-    worker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "metadata_worker.py")
-    try:
-        done = subprocess.run(
-            [executable, "-I", "-S", "-B", worker],
-            input=b"".join(os.fsencode(folder) + b"\0" for folder in folders),
-            env={**os.environ, "VELO_DISABLE": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            check=True,
-            timeout=PATIENCE_SECONDS,
-        )
-        texts = iter(done.stdout.decode("utf-8", "surrogateescape").split("\0")[:-1])
-        pages: list[Page] = []
-        return next(texts), list(_roots(texts, stdlib, pages)), pages
-    except (OSError, subprocess.SubprocessError, ValueError, StopIteration) as error:
-        raise VeloError(
-            f"{executable} could not say what is installed: {error}",
+class _Question:
+    """The interpreter at work on these folders; its answer waits in a file without a name."""
+
+    def __init__(self, executable: str, folders: list[str]) -> None:
+        self._executable = executable
+        worker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "metadata_worker.py")
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  closed by abandon()
+        try:
+            with tempfile.TemporaryFile() as asked:
+                asked.write(b"".join(os.fsencode(folder) + b"\0" for folder in folders))
+                asked.seek(0)
+                self._process = subprocess.Popen(
+                    [executable, "-I", "-S", "-B", worker],
+                    stdin=asked,
+                    stdout=self._said,
+                    stderr=subprocess.DEVNULL,
+                    env={**os.environ, "VELO_DISABLE": "1"},
+                )
+        except BaseException as error:
+            self._said.close()
+            if isinstance(error, OSError):
+                raise self._failed(error) from error
+            raise
+
+    def answer(self, stdlib: tuple[str, ...]) -> tuple[str, list[Root], list[Page]]:
+        """The interpreter's `sys.version`, what it found, and what that says."""
+        try:
+            with self._said as said:
+                status = self._process.wait(timeout=PATIENCE_SECONDS)
+                if status:
+                    raise ValueError(f"exit code {status}")
+                said.seek(0)
+                texts = iter(said.read().decode("utf-8", "surrogateescape").split("\0")[:-1])
+            pages: list[Page] = []
+            return next(texts), list(_roots(texts, stdlib, pages)), pages
+        except (OSError, subprocess.SubprocessError, ValueError, StopIteration) as error:
+            raise self._failed(error) from error
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """End the process if it is still at work."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._said.close()
+
+    def _failed(self, error: Exception) -> VeloError:
+        return VeloError(
+            f"{self._executable} could not say what is installed: {error}",
             hint="run `velo doctor` in that environment",
-        ) from error
+        )
 
 
 def _roots(texts: Iterator[str], stdlib: tuple[str, ...], pages: list[Page]) -> Iterator[Root]:

@@ -7,9 +7,11 @@ Its surprise: the number of processors is often a lie inside a container, where 
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -31,6 +33,20 @@ def calm_down(*, cpu_seconds: int | None = None) -> None:
             limit = min(limit, hard)
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Collect no cycles meanwhile: for work that makes many small records and none, of which the collector
+    would take a tenth to a fifth of the time.
+    """
+    was_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_collecting:
+            gc.enable()
 
 
 def available_cores() -> int:

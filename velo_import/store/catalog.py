@@ -26,6 +26,7 @@ from ..format import cbor, pack
 from ..host.files import Stamp, flush_all, stamp_of
 from ..host.filesystems import filesystem_of
 from ..host.locks import exclusive
+from ..host.processes import without_collector
 from .environment import explained, is_whole, open_environment, set_aside
 from .layout import Store
 from .packs import PackFile, SealedPack, open_pack
@@ -209,7 +210,8 @@ class Catalog:
             catalog = cls(store, open_environment(store.catalogue, map_size=map_size))
         try:
             catalog._make_tables()
-            catalog._fill(progress)
+            with without_collector():
+                catalog._fill(progress)
             (store.catalogue / MARK).touch(mode=0o600)
             # LMDB flushes its file, and never the folder that names it. The store's folder as well: after a
             # power cut the catalogue that was set aside would be back, and know what has since been removed.

@@ -83,6 +83,11 @@ def batches(store: Store, progress: Progress = ignore) -> Iterator[Batch]:
     yield Batch("packs", packs)
 
 
+def _batch(table: str, rows: dict[bytes, bytes]) -> Batch:
+    # Keys are compared in a third of the time that pairs take.
+    return Batch(table, sorted(rows.items(), key=itemgetter(0)))
+
+
 def _variants(file: PackFile, number: int) -> Iterator[bytes]:
     encode = _VARIANT.pack
     for digest, source, offset, length, _, _, _, _ in file.entries:
@@ -96,9 +101,9 @@ def _variant_batches(variants: Buckets, indexes: list[_Index]) -> Iterator[Batch
         for source, offset, length, digest, number in _VARIANT.iter_unpack(variants.take(bucket)):
             rows[source + indexes[number].build] = VARIANT.pack(ids[number], offset, length, digest)
         if len(rows) >= _STEP:
-            yield Batch("variants", sorted(rows.items()))
+            yield _batch("variants", rows)
             rows = {}
-    yield Batch("variants", sorted(rows.items()))
+    yield _batch("variants", rows)
 
 
 def _blob_batches(store: Store, indexes: list[_Index], progress: Progress) -> Iterator[Batch]:
@@ -112,7 +117,7 @@ def _blob_batches(store: Store, indexes: list[_Index], progress: Progress) -> It
             with suppress(OSError):
                 _add_packed(rows, index, first, end)
         _add_loose(rows, store, first, end)
-        yield Batch("blobs", sorted(rows.items()))
+        yield _batch("blobs", rows)
     progress("blobs", total, total)
 
 

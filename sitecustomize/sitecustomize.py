@@ -6,6 +6,11 @@ Any Python may meet this file through PYTHONPATH: it must parse and stay silent 
 
 import sys
 
+if sys.version_info >= (3, 11):
+    # Of our own, for all that is defined here and loaded from here: what a program makes of `__import__` or
+    # `open` later is its own affair, and would see us at work.
+    __builtins__ = dict(__builtins__)
+
 
 def _velo_native(library):
     """The native module, left out of sys.modules; None where it was not built, or does not fit."""
@@ -65,8 +70,11 @@ def _velo_codes(folder, home, native):
     return None, {}
 
 
-def _velo_code(folder, name, native, codes, places):
-    """The code of one module of the hook, and whether it was compiled already."""
+def _velo_part(name, native, codes, places):
+    """One piece of the hook's compiled code: a module's, or under "" a dict of those that every start needs.
+
+    None if it is not there, or damaged.
+    """
     import _imp
     import marshal
 
@@ -76,10 +84,15 @@ def _velo_code(folder, name, native, codes, places):
             native.note_read(codes.obj, size)
         code = codes[start : start + size]
         if _imp.source_hash(0x56454C4F, code) == check:
-            return marshal.loads(code), True
+            return marshal.loads(code)
+    return None
+
+
+def _velo_compiled(folder, name):
+    """The code of one module of the hook, where the store has none."""
     with open("%s/%s.py" % (folder, name), "rb") as file:
         # CPython cuts frames of this file name out of tracebacks that users see.
-        return compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2), False
+        return compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
 
 
 def _velo_boot(folder, home):
@@ -103,7 +116,7 @@ def _velo_boot(folder, home):
         # late, if at all, and until then it would take memory.
         kept = (codes, places) if is_mapped else _velo_codes(folder, home, native)
         namespace = {"__name__": "velo_import.hook." + name}
-        exec(_velo_code(folder, name, native, *kept)[0], namespace)
+        exec(_velo_part(name, native, *kept) or _velo_compiled(folder, name), namespace)
         return namespace
 
     # The hook's modules import each other by name; they are in sys.modules only meanwhile.
@@ -112,6 +125,7 @@ def _velo_boot(folder, home):
     try:
         for name in names:
             sys.modules[name] = type(sys)(name)
+        early = _velo_part("", native, codes, places) or {}
         is_compiled = True
         for name in [
             "ahead",
@@ -132,9 +146,9 @@ def _velo_boot(folder, home):
                 sys.modules[full] = native  # it is both; their code in Python is not even read
                 continue
             module = sys.modules[full] = type(sys)(full)
-            code, was_compiled = _velo_code(folder, name, native, codes, places)
-            is_compiled = is_compiled and was_compiled
-            exec(code, module.__dict__)
+            code = early.get(name) or _velo_part(name, native, codes, places)
+            is_compiled = is_compiled and code is not None
+            exec(code or _velo_compiled(folder, name), module.__dict__)
             if name == "mapping" and native:
                 native = module.use_native(native)
         module.install(home, is_compiled, load, started)

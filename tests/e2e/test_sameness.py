@@ -544,6 +544,37 @@ def test_audit_events_say_how_files_are_opened(tree: Tree, velo: Velo) -> None:
     velo.both("app.py", served=5)
 
 
+def test_replaced_functions_of_builtins_do_not_see_velo(tree: Tree, velo: Velo) -> None:
+    """A program that watches `__import__` and `open` to its end, exit functions included, sees its own use.
+
+    Not shown: `_io`, which CPython asks for with each cached file that it opens, and Velo opens none.
+    """
+    tree.write(
+        PACKAGE
+        | {
+            "app.py": """
+                import builtins
+                def watched(name, function):
+                    def watch(what, *more, **named):
+                        if what != "_io":
+                            print(name, what if type(what) is str else type(what))
+                        return function(what, *more, **named)
+                    setattr(builtins, name, watch)
+                for name in ("__import__", "open", "compile", "exec"):
+                    watched(name, getattr(builtins, name))
+                import box.sub.leaf, single
+                try:
+                    import nowhere
+                except ImportError as error:
+                    print(error)
+                """
+        }
+    )
+    velo.plain("app.py")  # Leaves the cached files that spare Python the compiler.
+
+    velo.both("app.py", served=5)
+
+
 def test_coverage_like_tracing(tree: Tree, velo: Velo) -> None:
     """A tracer set before the import sees the same calls and lines of a module's body."""
     tree.write(

@@ -25,28 +25,31 @@ MAGIC = b"VELOHOOK"
 HOOK = Path(__file__).parents[1] / "hook"
 
 HEADER = Struct("<8s8sQ")  # Magic, checksum of the index, its length.
-# Loaded on demand, or not at all where the native module is: behind the others, which then lie together.
-LATER = ("explain", "farewell", "finder", "log", "manifest", "metadata", "shadow", "trace")
+# What every start loads: one piece, and the first. The others are for some, or for want of the native module.
+EARLY = ("ahead", "calm", "counts", "install", "loader", "mapping", "remains", "remembered")
 
 # Run by the target interpreter: its own compiler and its own marshal. It says first who it is, because the
 # name a program gives for its interpreter may lead to another one.
 COMPILE = """
 import _frozen_importlib_external as external, _imp, marshal, os, sys
-folder, key, *later = sys.argv[1:]
+folder, key, *early = sys.argv[1:]
 status = os.stat(os.path.join(folder, "__init__.py"))
 names = [name[:-3] for name in os.listdir(folder) if name.endswith(".py") and name != "__init__.py"]
-codes = []
-places = {}
-for name in sorted(names, key=lambda name: (name in later, name)):
+codes = {}
+for name in sorted(names):
     with open(os.path.join(folder, name + ".py"), "rb") as file:
-        code = compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
-    data = marshal.dumps(code)
-    places[name] = sum(map(len, codes)), len(data), _imp.source_hash(int(key), data)
-    codes.append(data)
+        codes[name] = compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
+parts = {"": {name: codes.pop(name) for name in early}, **codes}
+texts = []
+places = {}
+for name, part in parts.items():
+    text = marshal.dumps(part)
+    places[name] = sum(map(len, texts)), len(text), _imp.source_hash(int(key), text)
+    texts.append(text)
 tag = sys.implementation.cache_tag + "-" + external.MAGIC_NUMBER.hex()
 stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 index = tag.encode() + b"\\0" + marshal.dumps((stamp, places))
-sys.stdout.buffer.write(b"".join((len(index).to_bytes(8, "little"), index, *codes)))
+sys.stdout.buffer.write(b"".join((len(index).to_bytes(8, "little"), index, *texts)))
 """
 
 
@@ -104,7 +107,7 @@ def write(store: Store, interpreter: Interpreter) -> Path:
 def _compiled(executable: str, folder: Path) -> bytes:
     """The length of the index, the index, and the code of all modules."""
     return subprocess.run(
-        [executable, "-I", "-S", "-c", COMPILE, str(folder), str(HASH_KEY), *LATER],
+        [executable, "-I", "-S", "-c", COMPILE, str(folder), str(HASH_KEY), *EARLY],
         env={**os.environ, "VELO_DISABLE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -7,14 +7,13 @@ hook/contents.py.
 
 from __future__ import annotations
 
-import _imp
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import StoreCorrupt
 from .distributions import Stamp
-from .manifest import HASH_KEY
+from .manifest import siphash
 
 MAGIC = b"VELOINFO"
 VERSION = 1
@@ -56,12 +55,12 @@ def encode_contents(contents: Contents) -> bytes:
     at = (identity_end + 7) // 8 * 8 + ENTRY.size * len(pages)
     index = []
     for page, data in zip(contents.pages, pages, strict=True):
-        index.append((_siphash(_encoded(page.kind + page.path)), at, len(data)))
+        index.append((siphash(_encoded(page.kind + page.path)), at, len(data)))
         at += len(data)
     rest = struct.pack("<QQ16x", len(contents.identity), len(pages))
     rest += contents.identity + bytes(-identity_end % 8)
     rest += b"".join(ENTRY.pack(*entry) for entry in sorted(index))
-    head = struct.pack("<8sIIQQ", MAGIC, VERSION, 0, at, _siphash(rest))
+    head = struct.pack("<8sIIQQ", MAGIC, VERSION, 0, at, siphash(rest))
     return b"".join((head, rest, *pages))
 
 
@@ -71,7 +70,7 @@ def _encode_page(page: Page) -> bytes:
         raise ValueError("a text holds a NUL")
     data = b"".join(_encoded(text) + b"\0" for text in texts)
     rest = PAGE.pack(0, *page.first, *page.second, len(data))[8:] + data + bytes(-len(data) % 8)
-    return struct.pack("<Q", _siphash(rest)) + rest
+    return struct.pack("<Q", siphash(rest)) + rest
 
 
 def decode_contents(data: bytes) -> Contents:
@@ -92,7 +91,7 @@ def _decode(data: bytes) -> Contents:
         raise ValueError("not one of this version")
     start = (HEADER.size + identity_size + 7) // 8 * 8
     at = start + count * ENTRY.size
-    if size != len(data) or at > size or _siphash(data[32:at]) != check:
+    if size != len(data) or at > size or siphash(data[32:at]) != check:
         raise ValueError("its header is wrong")
     index = list(ENTRY.iter_unpack(data[start:at]))
     if index != sorted(index):
@@ -103,7 +102,7 @@ def _decode(data: bytes) -> Contents:
             raise ValueError("its pages leave gaps")
         at += length
         page = _decode_page(data[offset:at], length)
-        if _siphash(_encoded(page.kind + page.path)) != key:
+        if siphash(_encoded(page.kind + page.path)) != key:
             raise ValueError("its index names another page")
         pages.append(page)
     if at != size:
@@ -113,7 +112,7 @@ def _decode(data: bytes) -> Contents:
 
 def _decode_page(data: bytes, length: int) -> Page:
     check, *stamps, size = PAGE.unpack_from(data)
-    if len(data) != length or length != PAGE.size + size + -size % 8 or _siphash(data[8:]) != check:
+    if len(data) != length or length != PAGE.size + size + -size % 8 or siphash(data[8:]) != check:
         raise ValueError("a page is damaged")
     texts = data[PAGE.size : PAGE.size + size].decode("utf-8", "surrogateescape").split("\0")
     if len(texts) < 2 or texts[-1] or not texts[0]:
@@ -124,7 +123,3 @@ def _decode_page(data: bytes, length: int) -> Page:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
-
-
-def _siphash(data: bytes) -> int:
-    return int.from_bytes(_imp.source_hash(HASH_KEY, data), "little")

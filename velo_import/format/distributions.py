@@ -7,13 +7,12 @@ hook/metadata.py.
 
 from __future__ import annotations
 
-import _imp
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import StoreCorrupt
-from .manifest import HASH_KEY
+from .manifest import siphash
 
 MAGIC = b"VELOMETA"
 VERSION = 1
@@ -73,7 +72,7 @@ def encode_distributions(table: Table) -> bytes:
     rest = struct.pack("<QQ16x", len(table.identity), len(table.roots))
     rest += table.identity + bytes(-start % 8)
     size = 32 + len(rest) + len(roots)
-    return struct.pack("<8sIIQQ", MAGIC, VERSION, 0, size, _siphash(rest)) + rest + roots
+    return struct.pack("<8sIIQQ", MAGIC, VERSION, 0, size, siphash(rest)) + rest + roots
 
 
 def _encode_root(root: Root) -> bytes:
@@ -89,7 +88,7 @@ def _encode_root(root: Root) -> bytes:
     head = len(text) | root.check << CHECK_AT | (LEFT if root.left else 0)
     rest = ROOT.pack(0, 0, len(root.distributions), head, *root[3:6])[16:]
     rest += stamps + text + bytes(-len(text) % 8)
-    return struct.pack("<QQ", size, _siphash(rest)) + rest
+    return struct.pack("<QQ", size, siphash(rest)) + rest
 
 
 def decode_distributions(data: bytes) -> Table:
@@ -109,7 +108,7 @@ def _decode(data: bytes) -> Table:
     if magic != MAGIC or version != VERSION or features:
         raise ValueError("not one of this version")
     at = (HEADER.size + identity_size + 7) // 8 * 8
-    if size != len(data) or at > size or count > MOST_ROOTS or _siphash(data[32:at]) != check:
+    if size != len(data) or at > size or count > MOST_ROOTS or siphash(data[32:at]) != check:
         raise ValueError("its header is wrong")
     roots = []
     for _ in range(count):
@@ -125,7 +124,7 @@ def _decode_root(data: bytes, length: int) -> Root:
     _, check, count, head, mtime, ctime, ino = ROOT.unpack_from(data)
     texts_at = ROOT.size + count * RECORD.size
     texts_size = head & 0xFFFFFFFF
-    if len(data) != length or length % 8 or texts_at + texts_size > length or _siphash(data[16:]) != check:
+    if len(data) != length or length % 8 or texts_at + texts_size > length or siphash(data[16:]) != check:
         raise ValueError("a root is damaged")
     texts = data[texts_at : texts_at + texts_size].decode("utf-8", "surrogateescape").split("\0")
     records = list(RECORD.iter_unpack(data[ROOT.size : texts_at]))
@@ -140,7 +139,3 @@ def _decode_root(data: bytes, length: int) -> Root:
         distributions.append(Distribution(child, normalized, name, version, record[:4], record[4:8], points))
     flags = bool(head & LEFT)
     return Root(texts[0], head >> CHECK_AT & 0xFF, flags, mtime, ctime, ino, tuple(distributions))
-
-
-def _siphash(data: bytes) -> int:
-    return int.from_bytes(_imp.source_hash(HASH_KEY, data), "little")

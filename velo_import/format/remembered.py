@@ -8,14 +8,13 @@ never to be remembered, so that nobody tries again.
 
 from __future__ import annotations
 
-import _imp
 from collections.abc import Iterator, Mapping
 from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
 
 from ..errors import StoreCorrupt
-from .manifest import HASH_KEY
+from .manifest import siphash
 
 MAGIC = b"VELOREMB"
 VERSION = 2  # Also of how modules ask: their code in the table and the hook have to agree.
@@ -44,17 +43,17 @@ def encode_table(table: Table) -> bytes:
     slots = [0] * count
     records = []
     for key, value in table.values.items():
-        slot = _siphash(key)
+        slot = siphash(key)
         while slots[slot % count]:
             slot += 1
         slots[slot % count] = at
         body = RECORD.pack(0, len(key), len(value))[8:] + _filled(key) + value
-        record = _filled(_siphash(body).to_bytes(8, "little") + body)
+        record = _filled(siphash(body).to_bytes(8, "little") + body)
         records.append(record)
         at += len(record)
     start = HEADER.pack(MAGIC, VERSION, 0, at, 0, len(table.identity), slots_at, slots_at + 8 * count)
     checked = start[32:] + table.identity.ljust(slots_at - HEADER.size, b"\0")
-    head = start[:24] + _siphash(checked).to_bytes(8, "little") + checked
+    head = start[:24] + siphash(checked).to_bytes(8, "little") + checked
     return head + b"".join(slot.to_bytes(8, "little") for slot in slots) + b"".join(records)
 
 
@@ -72,7 +71,7 @@ def decode_table(data: bytes) -> Table:
         raise StoreCorrupt("not a remembered table of this version")
     if size != len(data) or not HEADER.size + identity_size <= slots_at < at <= size:
         raise StoreCorrupt("remembered table has another length than it says")
-    if _siphash(data[32:slots_at]) != check:
+    if siphash(data[32:slots_at]) != check:
         raise StoreCorrupt("checksum of a remembered table differs")
     return Table(data[HEADER.size : HEADER.size + identity_size], dict(_records(data, at)))
 
@@ -84,14 +83,10 @@ def _records(data: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
         except StructError as error:
             raise StoreCorrupt("remembered table ends within a record") from error
         place = at + RECORD.size + _padded(key_size)
-        if place + value_size > len(data) or _siphash(data[at + 8 : place + value_size]) != check:
+        if place + value_size > len(data) or siphash(data[at + 8 : place + value_size]) != check:
             raise StoreCorrupt("checksum of a remembered record differs")
         yield data[at + RECORD.size : at + RECORD.size + key_size], data[place : place + value_size]
         at = _padded(place + value_size)
-
-
-def _siphash(data: bytes) -> int:
-    return int.from_bytes(_imp.source_hash(HASH_KEY, data), "little")
 
 
 def _padded(size: int) -> int:

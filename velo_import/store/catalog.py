@@ -212,7 +212,8 @@ class Catalog:
             catalog._make_tables()
             with without_collector():
                 catalog._fill(progress)
-            (store.catalogue / MARK).touch(mode=0o600)
+            with explained(store.catalogue):
+                (store.catalogue / MARK).touch(mode=0o600)
             # LMDB flushes its file, and never the folder that names it. The store's folder as well: after a
             # power cut the catalogue that was set aside would be back, and know what has since been removed.
             flush_all([store.catalogue, store.home])

@@ -58,8 +58,10 @@ def main() -> None:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    suites = by_name(read_suites(), chosen.suites)
     found = interpreter(chosen.version)
+    suites = [
+        each for each in by_name(read_suites(), chosen.suites) if chosen.suites or each.is_for(found.name)
+    ]
     temporary = None if chosen.work else tempfile.mkdtemp(prefix="velo-suites-")
     work = (chosen.work or Path(str(temporary))).resolve()
     bad = 0

@@ -106,7 +106,7 @@ class Made:
 
 def make(suite: Suite, interpreter: Interpreter, work: Path) -> Made:
     """Make it, or find it as it was made earlier."""
-    if suite.only and interpreter.name not in suite.only:
+    if not suite.is_for(interpreter.name):
         raise Missing(f"is for {', '.join(suite.only)} only")
     place = work / interpreter.name / suite.name
     here, ready = place / "source", place / "ready"

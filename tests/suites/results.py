@@ -72,6 +72,7 @@ def keep(
         document["python"] = version
         entry = document["suites"].setdefault(suite.name, {"parts": {}})
         entry["source"] = suite.source or next(iter(suite.install), "")
+        entry["of"] = len(parts)
         entry["parts"] = {name: each for name, each in entry["parts"].items() if name in parts}
         entry["parts"][result.name] = {**asdict(result), "revision": revision}
         file.truncate(0)
@@ -95,6 +96,7 @@ class Row(NamedTuple):
 
     python: str
     suite: str
+    parts: str  # `2 of 6`
     revisions: tuple[str, ...]
     sums: dict[str, int | None]
 
@@ -111,7 +113,9 @@ def rows(paths: Iterable[Path]) -> Iterable[Row]:
             revisions = tuple(sorted({each["revision"] for each in entry["parts"].values()}))
             # `3.12-twins.json`: what was special about those runs stands behind the version.
             label = " ".join(filter(None, (document["python"], path.stem.partition("-")[2])))
-            yield Row(label, entry["source"] or suite, revisions, summary(parts))
+            yield Row(
+                label, entry["source"] or suite, f"{len(parts)} of {entry['of']}", revisions, summary(parts)
+            )
 
 
 def table(paths: Iterable[Path], *, mixed: bool = False) -> str:
@@ -126,14 +130,14 @@ def table(paths: Iterable[Path], *, mixed: bool = False) -> str:
         raise SystemExit(
             f"these results are of several revisions ({', '.join(revisions)}): --mixed shows them"
         )
-    heads = ["Python", "suite", *COLUMNS, *(["Velo"] if mixed else [])]
+    heads = ["Python", "suite", "parts", *COLUMNS, *(["Velo"] if mixed else [])]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for row in found:
         numbers = ["-" if (number := row.sums[name]) is None else f"{number:,}" for name in COLUMNS]
         if row.sums["problems"]:
             numbers[-1] += f" ({row.sums['problems']} parts not run)"
         last = [", ".join(row.revisions)] if mixed else []
-        lines.append("| " + " | ".join((row.python, row.suite, *numbers, *last)) + " |")
+        lines.append("| " + " | ".join((row.python, row.suite, row.parts, *numbers, *last)) + " |")
     if not mixed:
         lines += ["", f"All of it with Velo as of {', '.join(revisions)}."]
     return "\n".join(lines)

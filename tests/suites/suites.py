@@ -50,6 +50,10 @@ class Suite:
         """Whether Velo comes from the environment (`velo enable`) rather than from `velo run`."""
         return self.kind == "regrtest"
 
+    def is_for(self, python: str) -> bool:
+        """Whether it can be had for that Python."""
+        return not self.only or python in self.only
+
     def command(self, python: Path, arguments: Sequence[str], report: Path, scratch: Path) -> list[str]:
         """How a part, or what is repeated of it, is started; its outcomes go to `report` in JUnit's form."""
         start = [str(python)]

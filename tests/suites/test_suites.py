@@ -253,10 +253,11 @@ def test_results_are_kept_and_shown(tmp_path: Path) -> None:
         keep_own(path, each)
 
     lines = table([path]).splitlines()
-    assert lines[2] == "| 3.12.1 | own==1 | 8 | 7 | 0 | 1 | 42 | 1,500 | 0 | 0 | 0 | 1 | 0 |"
+    assert lines[2] == "| 3.12.1 | own==1 | 2 of 2 | 8 | 7 | 0 | 1 | 42 | 1,500 | 0 | 0 | 0 | 1 | 0 |"
     assert lines[-1] == "All of it with Velo as of abc."
     keep_own(tmp_path / "twins.json", parts[0])
-    assert table([tmp_path / "twins.json"]).splitlines()[2].endswith(" | 40 | - | 0 | 0 | 0 | 0 | 0 |")
+    row = table([tmp_path / "twins.json"]).splitlines()[2]
+    assert row == "| 3.12.1 | own==1 | 1 of 2 | 3 | 2 | 0 | 1 | 40 | - | 0 | 0 | 0 | 0 | 0 |"
 
 
 def keep_own(path: Path, result: PartResult, revision: str = "abc") -> None:
@@ -365,6 +366,14 @@ def test_repeats_name_the_files_of_what_differed() -> None:
     ]
 
 
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14", "3.15"])
+def test_each_python_has_one_numpy(python: str) -> None:
+    """The newest numpy is not for the oldest Python, which has the last that is."""
+    suites = [suite for suite in read_suites().values() if suite.is_for(python)]
+
+    assert len([suite for suite in suites if any(each.startswith("numpy==") for each in suite.install)]) == 1
+
+
 @pytest.mark.suites
 @pytest.mark.parametrize("name", sorted(read_suites()))
 def test_whole_suites(name: str, tmp_path: Path) -> None:
@@ -372,6 +381,8 @@ def test_whole_suites(name: str, tmp_path: Path) -> None:
     interpreter = ask(Path(getattr(sys, "_base_executable", None) or sys.executable).resolve())
     assert interpreter is not None
     suite = read_suites()[name]
+    if not suite.is_for(interpreter.name):
+        pytest.skip(f"is for {', '.join(suite.only)}")
     made = make(suite, interpreter, tmp_path)
 
     for part in parts_of(suite, made.stdlib):

@@ -119,12 +119,22 @@ def make(suite: Suite, interpreter: Interpreter, work: Path) -> Made:
             _install(suite, base, place)
         if suite.source:
             unpack(download(suite.source, work / "sources"), here)
+            for package in suite.native:
+                add_native(package, place / "venv", here)
         else:
             here.mkdir()
         ready.touch()
     stdlib, version = library(base)
     python = None if is_regrtest else place / "venv" / "bin" / "python"
     return Made(place, base, interpreter, python, here, stdlib, version)
+
+
+def add_native(package: str, environment: Path, source: Path) -> None:
+    """Give a package of the sdist, which hides the installed one from those who stand there, what that has
+    more of: the native modules.
+    """
+    for each in environment.glob(f"lib/python*/site-packages/{package}/*.so"):
+        shutil.copy2(each, source / package)
 
 
 def _install(suite: Suite, base: Path, place: Path) -> None:

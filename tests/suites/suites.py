@@ -42,6 +42,7 @@ class Suite:
     source: str = ""
     install: tuple[str, ...] = ()
     only: tuple[str, ...] = ()  # the Pythons that it can be had for; none named: all
+    native: tuple[str, ...] = ()  # packages of the sdist that lack the native modules of the installed ones
     split: tuple[str, ...] = ()  # test packages of CPython whose modules are parts of their own
     limit: int = 1500  # seconds for one run of one part on a busy machine
 

@@ -19,7 +19,7 @@ from tests.support.interpreters import ask
 from tests.support.running import CHECKOUT, HAS_NATIVE
 from tests.support.tree import Tree
 
-from .make import Made, Missing, library, make
+from .make import Made, Missing, add_native, library, make
 from .outcomes import Outcomes, Seen, differing, read_outcomes, read_rules, reason_for
 from .results import FOLDER, is_built, keep, settled, table, write_table
 from .run import PartResult, Place, run_part
@@ -363,6 +363,24 @@ def test_repeats_name_the_files_of_what_differed() -> None:
         "tests/a.py::Slow",
         "tests/a.py::Slower",
         "tests/b.py",
+    ]
+
+
+def test_what_hides_the_installed_has_its_native_modules(tmp_path: Path) -> None:
+    """A package of an sdist that is found before the installed one is as complete."""
+    Tree(tmp_path).write(
+        {
+            "venv/lib/python3.12/site-packages/one/fast.so": "",
+            "venv/lib/python3.12/site-packages/two/fast.so": "",
+            "source/one/__init__.py": "",
+            "source/two/__init__.py": "",
+        }
+    )
+
+    add_native("one", tmp_path / "venv", tmp_path / "source")
+
+    assert [path.relative_to(tmp_path / "source") for path in (tmp_path / "source").rglob("*.so")] == [
+        Path("one/fast.so")
     ]
 
 

@@ -346,10 +346,15 @@ def test_one_change_after_another(site_packages: Tree, tree: Tree, velo: Velo) -
                         return each.version
                     except Exception as error:
                         return str(error)
+                def packages():
+                    try:
+                        return sorted(metadata.packages_distributions().items())
+                    except Exception as error:  # 3.15 has none for a distribution without metadata.
+                        return type(error), str(error)
                 for each in metadata.distributions():
                     print(each._path, version(each), each.entry_points, each.files)
                     print(each.metadata.items() if each.read_text("METADATA") else "")
-                print(sorted((name, found) for name, found in metadata.packages_distributions().items()))
+                print(packages())
                 print(metadata.entry_points(), metadata.entry_points(group="one"))
                 """
         }

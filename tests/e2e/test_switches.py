@@ -229,13 +229,18 @@ def test_warnings_of_the_compiler_where_no_bytecode_is_kept(tree: Tree, velo: Ve
 
 
 def test_interpreter_state_is_untouched(tree: Tree, velo: Velo, interpreter: Interpreter) -> None:
-    """Recursion limit, garbage collector, hooks, signal handlers and flags are as in a plain start."""
+    """Recursion limit, garbage collector, hooks, signal handlers and flags are as in a plain start.
+
+    But for one number: C3.12 begins with some hundred frozen objects of its own, and they are let go with
+    the first served module (docs/sameness.md).
+    """
     tree.write(
         {
             "app.py": """
                 import gc, signal, sys, threading
                 print(sys.flags, sys.getrecursionlimit())
-                print(gc.get_threshold(), gc.isenabled(), gc.get_freeze_count())
+                print(gc.get_threshold(), gc.isenabled())
+                print(sys.version_info[:2] == (3, 12) or gc.get_freeze_count())
                 print(sys.excepthook, sys.unraisablehook, sys.displayhook, sys.gettrace(), sys.getprofile())
                 print(threading.active_count(), [signal.getsignal(number) for number in (1, 2, 13, 15, 17)])
                 print(sys.dont_write_bytecode, sys.argv, sys.orig_argv, sys.executable, sys.prefix)

@@ -468,7 +468,8 @@ def test_kill_9_while_others_ingest_loses_nothing(store: Store) -> None:
         number = 100 * attempt
         while time.monotonic() < until:
             number += 1
-            put_content(store, [number + 50_000])
+            with leases.shared(store):  # As everybody who writes has one.
+                put_content(store, [number + 50_000])
             publish_environment(store, f"env{number}", [number, 1])
             needed.add(number)
         child.kill()

@@ -79,7 +79,9 @@ def test_pytest(tree: Tree, velo: Velo) -> None:
         }
     )
 
-    runs = velo.both("-m", "pytest", "-p", "no:cacheprovider", "-vv", served=50, same=untimed)
+    # A folder of its own: in the usual one it would also clean up after others, and may speak of that.
+    own = ("-p", "no:cacheprovider", "--basetemp", "temporary")
+    runs = velo.both("-m", "pytest", *own, "-vv", served=50, same=untimed)
 
     assert "At index 1 diff: 2 != 3" in runs.second.stdout
     assert "{'a': 1} == {'a': 2}" in runs.second.stdout

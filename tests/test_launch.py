@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.running import CHECKOUT, VELO, Velo
+from tests.support import nodes
+from tests.support.running import CHECKOUT, VELO, Velo, clean_environment
 from tests.support.tree import Tree
-from velo_import.launch.environment import changes, child_environment, python_path
+from velo_import.launch.environment import changes, child_environment, node_options, python_path
 from velo_import.launch.execute import Fault, parse
 from velo_import.launch.injection import injection_folder, learner_command, prepare
 
@@ -72,11 +73,56 @@ def test_injecting_twice_is_injecting_once(entries: list[str]) -> None:
     assert once["PYTHONPATH"].split(":").count(INJECTION) == 1
 
 
+@pytest.mark.parametrize(
+    ("existing", "expected"),
+    [
+        ("", "--require=/v/index.cjs"),
+        ("--no-warnings", "--require=/v/index.cjs --no-warnings"),
+        ("--title='a  b' ", "--require=/v/index.cjs --title='a  b' "),
+        ("--require=/v/index.cjs", "--require=/v/index.cjs"),
+        ("-r x --require=/v/index.cjs", "-r x --require=/v/index.cjs"),
+        ("--require=/v/index.cjs.js", "--require=/v/index.cjs --require=/v/index.cjs.js"),
+    ],
+)
+def test_node_options_keep_what_the_user_wrote(existing: str, expected: str) -> None:
+    """Our preload comes first and once."""
+    assert node_options(existing, "/v/index.cjs") == expected
+    assert node_options(expected, "/v/index.cjs") == expected
+
+
+@pytest.mark.parametrize("version", nodes.VERSIONS)
+@pytest.mark.parametrize("place", ["plain", "a b", 'a"b', 'a "b\\c', "a\\b", "ü 'x' $y"])
+def test_node_understands_its_options(tmp_path: Path, version: str, place: str) -> None:
+    """Whatever the folder is called, Node loads the preload, and takes the user's options as before."""
+    try:
+        node = nodes.node(version)
+    except nodes.Unavailable as reason:
+        pytest.skip(f"no Node {version}: {reason}")
+    preload = tmp_path / place / "index.cjs"
+    preload.parent.mkdir()
+    preload.write_text("process.stdout.write('loaded ')")
+    options = node_options('--title="a b"', str(preload))
+
+    done = subprocess.run(
+        [node, "-p", "process.title"],
+        env=clean_environment(tmp_path, NODE_OPTIONS=options),
+        capture_output=True,
+        text=True,
+    )
+
+    assert (done.stdout, done.stderr) == ("loaded a b\n", "")
+
+
 def test_only_our_variables_change() -> None:
     """Everything else reaches the program as it was."""
     environ = {"PATH": "/bin", "LANG": "C", "PYTHONPATH": "/a", "VELO_LOG": "x"}
 
     assert set(changes(environ, inject(environ))) == {"PYTHONPATH", "VELO_HOME"}
+    assert set(changes(environ, inject(environ, preload="/v/index.cjs"))) == {
+        "PYTHONPATH",
+        "VELO_HOME",
+        "NODE_OPTIONS",
+    }
     assert inject(environ, manifest="app.velo", check="root")["VELO_CHECK"] == "root"
     assert os.path.isabs(inject(environ, manifest="app.velo")["VELO_MANIFEST"])
     assert (

@@ -16,6 +16,7 @@ import pytest
 from tests.support.coldness import evicted, is_in_memory
 from tests.support.running import CHECKOUT, clean_environment
 from velo_import.ingest.startup import encode_note, mark_of
+from velo_import.launch.environment import preload_option
 
 SOURCE = CHECKOUT / "velo_import" / "_native" / "velo.c"
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
@@ -27,10 +28,14 @@ class Installed:
 
     def __init__(self, folder: Path, velo: Path) -> None:
         site = folder / "lib"
+        folder.mkdir(exist_ok=True)
         ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.c")
         shutil.copytree(CHECKOUT / "velo_import", site / "velo_import", ignore=ignored)
         (site / "velo_import" / "_inject").mkdir()
         shutil.copy(CHECKOUT / "sitecustomize" / "sitecustomize.py", site / "velo_import" / "_inject")
+        self.preload = site / "velo_import" / "_node" / "index.cjs"
+        self.preload.parent.mkdir()
+        self.preload.touch()
         self.bin = folder / "bin"
         self.bin.mkdir()
         self.velo = self.bin / "velo"
@@ -115,12 +120,25 @@ ENVIRONMENTS: dict[str, dict[str, str | None]] = {
     "not disabled": {"VELO_DISABLE": "0"},
     "disabled": {"VELO_DISABLE": "1", "PYTHONPATH": "/x"},
     "C locale": {"LC_ALL": "C", "LC_CTYPE": None},
+    "Node's options": {"NODE_OPTIONS": "--no-warnings --require ./hook.js"},
+    "Node's options, empty": {"NODE_OPTIONS": ""},
+    "Node's options, damaged": {"NODE_OPTIONS": '--title="never ended \\'},
+    "Node's options, ours": {"NODE_OPTIONS": "{option}"},
+    "Node's options, ours first": {"NODE_OPTIONS": "{option} --no-warnings"},
+    "Node's options, ours last": {"NODE_OPTIONS": "--no-warnings {option}"},
+    "Node's options, ours in the middle": {"NODE_OPTIONS": " -r x {option}  --no-warnings"},
+    "Node's options, one that begins like ours": {"NODE_OPTIONS": "{option}.js x{option}"},
 }
 
 
 def filled(variables: dict[str, str | None], installed: Installed) -> dict[str, str | None]:
     return {
-        name: value and value.format(inject=installed.inject, user=installed.user)
+        name: value
+        and value.format(
+            inject=installed.inject,
+            user=installed.user,
+            option=preload_option(str(installed.preload)),
+        )
         for name, value in variables.items()
     }
 
@@ -137,6 +155,29 @@ def test_the_program_gets_what_python_would_give_it(installed: Installed, name: 
 
     assert sorted(ours.stdout.split(b"\0")) == sorted(reference.stdout.split(b"\0"))
     assert (ours.stderr, ours.returncode) == (b"", 0)
+
+
+@pytest.mark.parametrize("place", ["a b", 'a"b', 'a "b\\c', "a\\b"])
+def test_nodes_option_names_every_place(tmp_path: Path, compiled: Callable[..., Path], place: str) -> None:
+    """Spaces, quotes and backslashes in the path of the installation."""
+    installed = Installed(tmp_path / place, compiled("-O2"))
+    installed.prepare()
+    for before in ("", "--no-warnings", f"-r x {preload_option(str(installed.preload))}"):
+        assert installed.is_native("run", "--", "true", NODE_OPTIONS=before)
+        ours = installed.run(installed.velo, "run", "--", "env", "-0", NODE_OPTIONS=before)
+        reference = installed.run(installed.python_velo, "run", "--", "env", "-0", NODE_OPTIONS=before)
+        assert sorted(ours.stdout.split(b"\0")) == sorted(reference.stdout.split(b"\0"))
+        assert ours.stdout.count(b"_node/index.cjs") == 1
+
+
+def test_without_its_preload_node_is_left_alone(installed: Installed) -> None:
+    """A Node that is told to load what is not there does not start."""
+    installed.prepare()
+    installed.preload.unlink()
+    for velo in (installed.velo, installed.python_velo):
+        done = installed.run(velo, "run", "--", "env", NODE_OPTIONS=None)
+        assert b"NODE_OPTIONS" not in done.stdout
+        assert b"PYTHONPATH" in done.stdout
 
 
 HANDED_OVER: dict[str, dict[str, str | None]] = {

@@ -253,6 +253,46 @@ static char *python_path(const char *existing, const char *folder)
     return path;
 }
 
+/* What Node loads first, beside the folder to inject (launch/injection.py); 0 where it is missing. */
+static int preload_file(const char *folder, char *path, size_t size)
+{
+    const char *slash = strrchr(folder, '/');
+    int length = snprintf(path, size, "%.*s/_node/index.cjs", (int)(slash - folder), folder);
+    return length > 0 && (size_t)length < size && is_file(path);
+}
+
+/* Whether one of the words between spaces is this option: what is injected twice is injected once. */
+static int has_option(const char *existing, const char *option)
+{
+    size_t length = strlen(option);
+    for (const char *at = existing; (at = strstr(at, option)) != NULL; at++)
+        if ((at == existing || at[-1] == ' ') && (at[length] == ' ' || at[length] == '\0'))
+            return 1;
+    return 0;
+}
+
+/* NODE_OPTIONS with our preload before all that the user has there, in Node's own quoting: spaces separate words, and
+ * a backslash is one except within quotes (launch/environment.py). */
+static char *node_options(const char *existing, const char *preload)
+{
+    const char *quote = strpbrk(preload, " \"") != NULL ? "\"" : "";
+    char *options = malloc(2 * strlen(preload) + (existing ? strlen(existing) : 0) + 32);
+    if (options == NULL)
+        return NULL;
+    char *end = stpcpy(stpcpy(options, quote), "--require=");
+    for (; *preload != '\0'; preload++) {
+        if (*quote != '\0' && (*preload == '"' || *preload == '\\'))
+            *end++ = '\\';
+        *end++ = *preload;
+    }
+    end = stpcpy(end, quote);
+    if (existing != NULL && has_option(existing, options))
+        strcpy(options, existing);
+    else if (existing != NULL)
+        stpcpy(stpcpy(end, " "), existing);
+    return options;
+}
+
 /* The program as the kernel will find it, for a name without a slash along PATH; 0 if it is nowhere. */
 static int find_program(const char *name, char *path, size_t size)
 {
@@ -388,6 +428,17 @@ static void read_ahead(const char *home, char **command)
     close(file);
 }
 
+/* Whether an entry of the environment is one of these variables. */
+static int is_among(const char *entry, const char *const *names, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        size_t length = strlen(names[i]);
+        if (strncmp(entry, names[i], length) == 0 && entry[length] == '=')
+            return 1;
+    }
+    return 0;
+}
+
 /* Become the program if everything about it is plain; return if not, or if that failed. */
 static void run(char **command)
 {
@@ -419,18 +470,22 @@ static void run(char **command)
     size_t count = 0;
     while (environ[count] != NULL)
         count++;
-    char **given = calloc(count + 3, sizeof(char *));
-    char *path = python_path(value_of("PYTHONPATH"), folder);
-    char *entries[2] = {NULL, NULL};
-    if (given == NULL || path == NULL || asprintf(&entries[0], "PYTHONPATH=%s", path) < 0 ||
-        asprintf(&entries[1], "VELO_HOME=%s", home) < 0)
+    static char preload[PATH_MAX + 32];
+    const char *const names[] = {"PYTHONPATH", "VELO_HOME", "NODE_OPTIONS"};
+    char *values[] = {python_path(value_of("PYTHONPATH"), folder), home, NULL};
+    size_t changed = 2;
+    if (preload_file(folder, preload, sizeof(preload)))
+        values[changed++] = node_options(value_of("NODE_OPTIONS"), preload);
+    char **given = calloc(count + changed + 1, sizeof(char *));
+    if (given == NULL)
         return;
     size_t at = 0;
     for (size_t i = 0; i < count; i++)
-        if (strncmp(environ[i], "PYTHONPATH=", 11) != 0 && strncmp(environ[i], "VELO_HOME=", 10) != 0)
+        if (!is_among(environ[i], names, changed))
             given[at++] = environ[i];
-    given[at++] = entries[0];
-    given[at] = entries[1];
+    for (size_t i = 0; i < changed; i++)
+        if (values[i] == NULL || asprintf(&given[at++], "%s=%s", names[i], values[i]) < 0)
+            return;
     execvpe(command[0], command, given); /* returns only if it failed: why is for the reference to say */
 }
 

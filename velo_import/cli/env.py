@@ -14,7 +14,7 @@ import click
 
 from ..errors import VeloError
 from ..launch.environment import can_inject, changes, child_environment, is_disabled
-from ..launch.injection import injection_folder, prepare
+from ..launch.injection import injection_folder, preload_file, prepare
 from . import render
 from .common import json_flag, settings
 
@@ -27,6 +27,7 @@ def _powershell(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+INJECTED = ("PYTHONPATH", "NODE_OPTIONS", "VELO_HOME")
 SHELLS: dict[str, Callable[[str, str], str]] = {
     "posix": lambda name, value: f"{name}={shlex.quote(value)}; export {name}",
     "bash": lambda name, value: f"export {name}={shlex.quote(value)}",
@@ -59,6 +60,7 @@ def command(shell: str | None, manifest: str, as_json: bool) -> None:
         environ,
         injection_folder=injection_folder(),
         home=chosen.home,
+        preload=preload_file(),
         shared=chosen.shared,
         manifest=manifest,
         check=chosen.check if chosen.values["check"].origin != "default" else "",
@@ -67,7 +69,7 @@ def command(shell: str | None, manifest: str, as_json: bool) -> None:
         learn=chosen.learn_enabled,
     )
     # All that injection needs, also what is set already: the output may be kept and used elsewhere.
-    needed: dict[str, str] = {name: child[name] for name in ("PYTHONPATH", "VELO_HOME") if name in child}
+    needed: dict[str, str] = {name: child[name] for name in INJECTED if name in child}
     variables = {**needed, **changes(environ, child)}
     if is_disabled(os.environ):
         render.note("warning: VELO_DISABLE is set, and switches all of this off")

@@ -3,7 +3,8 @@
 files.
 
 The surprise: an empty entry of PYTHONPATH means the current folder, so no separator may be left dangling,
-and none that the user left dangling may be lost.
+and none that the user left dangling may be lost. NODE_OPTIONS is words with quotes of its own kind; what the
+user wrote there is never parsed, only preceded.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ def child_environment(
     *,
     injection_folder: str,
     home: str,
+    preload: str = "",
     shared: str = "",
     manifest: str = "",
     check: str = "",
@@ -34,6 +36,8 @@ def child_environment(
     if is_disabled(environ) or not can_inject(injection_folder):
         return child
     child["PYTHONPATH"] = python_path(environ.get("PYTHONPATH", ""), injection_folder)
+    if preload:
+        child["NODE_OPTIONS"] = node_options(environ.get("NODE_OPTIONS", ""), preload)
     # Absolute, because children may start elsewhere.
     child["VELO_HOME"] = os.path.abspath(home)
     if shared or child.get("VELO_SHARED"):
@@ -74,3 +78,22 @@ def python_path(existing: str, folder: str) -> str:
     if folder not in entries:
         return folder + os.pathsep + existing
     return os.pathsep.join([folder] + [entry for entry in entries if entry != folder])
+
+
+def node_options(existing: str, preload: str) -> str:
+    """`existing` with our preload before it, once: what the user preloads is then served as well, and hooks
+    that the user installs find us below them, as they find Node.
+    """
+    option = preload_option(preload)
+    if not existing:
+        return option
+    return existing if f" {option} " in f" {existing} " else f"{option} {existing}"
+
+
+def preload_option(path: str) -> str:
+    """The option in Node's own quoting: spaces separate words, and a backslash is one except within quotes."""
+    option = f"--require={path}"
+    if " " not in path and '"' not in path:
+        return option
+    escaped = option.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

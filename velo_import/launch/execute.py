@@ -12,7 +12,7 @@ import os
 
 from ..config.paths import configuration_files, default_home
 from .environment import child_environment, is_disabled
-from .injection import injection_folder, mark_used, prepare
+from .injection import injection_folder, mark_used, preload_file, prepare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # collections.abc would import collections, 1.5 ms
@@ -68,6 +68,7 @@ def _accelerated(environment: dict[str, str], options: Mapping[str, str], progra
         environment,
         injection_folder=injection_folder(),
         home=home,
+        preload=preload_file(),
         shared=options.get("shared", ""),
         manifest=options.get("manifest", ""),
         check=options.get("check", ""),

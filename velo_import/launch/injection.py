@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a program needs to find Velo: the folder with our `sitecustomize`, and the command that learns.
+"""What a program needs to find Velo: the folder with our `sitecustomize`, what Node loads first, and the
+command that learns.
 
 Knows where both are in an installation and in a checkout. Leaves everything in the store but `run/learner`
 to the store's own modules, which cost 40 ms to import: `velo run` cannot wait for them.
@@ -23,6 +24,15 @@ def injection_folder() -> str:
     if os.path.isfile(os.path.join(installed, "sitecustomize.py")):
         return installed
     return os.path.join(os.path.dirname(_PACKAGE), "sitecustomize")
+
+
+def preload_file() -> str:
+    """What NODE_OPTIONS makes every Node load: `velo_import/_node/index.cjs` when installed, in a checkout
+    `node_accel/index.cjs`. Empty where it is missing: a Node that cannot find it would not start.
+    """
+    beside, name = os.path.split(injection_folder())
+    path = os.path.join(beside, "_node" if name == "_inject" else "node_accel", "index.cjs")
+    return path if os.path.isfile(path) else ""
 
 
 def learner_command() -> list[str]:

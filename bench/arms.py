@@ -30,6 +30,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 _ALWAYS_REMOVED = (
     "NODE_EXTRA_CA_CERTS",
     "NODE_OPTIONS",
+    "NODE_COMPILE_CACHE",
+    "NODE_DISABLE_COMPILE_CACHE",
     "VIRTUAL_ENV",
     "MPLBACKEND",
     "DJANGO_SETTINGS_MODULE",
@@ -133,12 +135,12 @@ def arms_of(variables: Mapping[str, str], velo: Velo | None) -> dict[str, Arm]:
     return arms
 
 
-def read_stats(path: Path) -> dict[str, int]:
-    """Totals over all Python processes that wrote to a VELO_STATS file."""
+def read_stats(path: Path, runtime: str = "python") -> dict[str, int]:
+    """Totals over all processes of that runtime that wrote to a VELO_STATS file."""
     totals = {"processes": 0, "served": 0, "deferred": 0, "stale": 0, "native": 0, "errors": 0}
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for record in map(json.loads, lines):
-        if record.get("runtime", "python") == "python":
+        if record.get("runtime", "python") == runtime:
             totals["processes"] += 1
             for name in ("served", "deferred", "stale", "native", "errors"):
                 totals[name] += _count(record.get(name, 0))

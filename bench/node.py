@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start-up time of Node programs: plain, Node's own compile cache, v8-compile-cache, Velo. `--help` says how.
 
-Arms run interleaved in random order; each run's output is compared with plain Node's. Velo has to prove through
+Arms run interleaved in random order; each output is compared with plain Node's. Velo has to prove through
 VELO_STATS that it served modules without an error, or there is no number.
 
 The surprise: several of these tools switch Node's compile cache on by themselves from 22.8 on. In the plain
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import pagecache, records
-from bench.arms import CHECKOUT, Arm, Velo, clean_variables, find_velo, read_stats
+from bench.arms import CHECKOUT, Arm, clean_variables, find_velo, read_stats
 from bench.environment import work_folder
 from bench.figures import Ratio, geometric_mean, losses, speedup, spread, times
 from bench.measure import BenchmarkFault, Sample, become_subreaper, run, run_as_program, settle
@@ -95,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, default=21, help="timed runs per arm (21)")
     parser.add_argument("--cold", action="store_true", help="drop the files from the page cache before each")
     parser.add_argument("--plain-only", action="store_true", help="all arms but Velo's")
-    parser.add_argument("--learn", choices=("run", "ingest"), default="run", help="how Velo learns beforehand")
+    parser.add_argument(
+        "--learn", choices=("run", "ingest"), default="run", help="how Velo learns beforehand"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the order of the arms")
     parser.add_argument("--velo", default="", help="command line of velo; default: installed, else this one")
     parser.add_argument("--json", default="", help="where to keep results: NAME.json")
@@ -153,7 +155,9 @@ class _Series:
         (self.caches / "tmp").mkdir(parents=True)
         # What tools keep in the folder for temporary files is this series' own, and gone before it.
         base = {**clean_variables(os.environ), "TMPDIR": str(self.caches / "tmp")}
-        base["AWS_SDK_JS_SUPPRESS_MAINTENANCE_MODE_MESSAGE"] = "1"  # It names the process and differs each time.
+        base["AWS_SDK_JS_SUPPRESS_MAINTENANCE_MODE_MESSAGE"] = (
+            "1"  # It names the process and differs each time.
+        )
         plain = {**base, "NODE_DISABLE_COMPILE_CACHE": "1"}
         self.arms = {"plain": Arm("plain", plain)}
         if node.has_compile_cache:
@@ -165,9 +169,7 @@ class _Series:
         if self.velo is not None:
             self.velo.forget()
             self.arms["velo"] = Arm("velo", self.velo.injected(base))
-            self.arms["run"] = Arm(
-                "run", {**base, "VELO_HOME": str(home)}, (*self.velo.command, "run", "--")
-            )
+            self.arms["run"] = Arm("run", {**base, "VELO_HOME": str(home)}, (*self.velo.command, "run", "--"))
 
     def measure(self, programs: list[str]) -> dict[str, Any]:
         summary: dict[str, Any] = {"programs": {}, "geometric_mean": {}, "losses": {}, "left_out": {}}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact Nodes, one of each line that Velo accelerates, brought by npm and kept in a cache folder.
 
-`python -m tests.support.nodes` fetches what is missing and prints them all. Needs npm and the registry that it
+`python -m tests.support.nodes` fetches what is missing and prints them all. Needs npm and the registry it
 is set up for; without them `Unavailable` says what was missing, and the tests skip with that reason.
 
 Surprise: nothing is installed. `npm pack` brings a plain archive whose `bin/node` runs from wherever it lies,
@@ -103,7 +103,9 @@ def run(*command: str) -> None:
         raise Unavailable(f"{command[0]}: {problem}") from problem
     if done.returncode != 0:
         said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-        raise Unavailable(f"{os.path.basename(command[0])} {command[1]} failed ({(said or ['no output'])[0]})")
+        raise Unavailable(
+            f"{os.path.basename(command[0])} {command[1]} failed ({(said or ['no output'])[0]})"
+        )
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def node_options(existing: str, preload: str) -> str:
 
 
 def preload_option(path: str) -> str:
-    """The option in Node's own quoting: spaces separate words, and a backslash is one except within quotes."""
+    """The option in Node's own quoting: spaces separate words; a backslash is one except within quotes."""
     option = f"--require={path}"
     if " " not in path and '"' not in path:
         return option

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Nodes of this machine: found by looking, and asked who they are.
+
+Knows PATH and where version managers keep what they install; what an identity is made of is the preload's own
+business (node_accel), which is what answers. The surprise: a Node on PATH is often a shim that starts another
+one, so whoever answers says where it is, and is counted once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from glob import glob
+from pathlib import Path
+from typing import NamedTuple
+
+from velo_import.errors import VeloError
+
+from .bytecode import SIZE
+from .owner import shown
+
+PATIENCE_SECONDS = 30.0
+OLDEST = (18, 0)
+_MOST_HELLO = 1 << 16
+# What makes a Node another one, or slower to start, than it would be in a program.
+_UNWANTED = ("NODE_", "VELO")
+# Variable, the folder where it is not set, and what follows: of each version manager that is widely used.
+_MANAGERS = (
+    ("NVM_DIR", "~/.nvm", "versions/node/*/bin/node"),
+    ("FNM_DIR", "~/.local/share/fnm", "node-versions/*/installation/bin/node"),
+    ("VOLTA_HOME", "~/.volta", "tools/image/node/*/bin/node"),
+    ("ASDF_DATA_DIR", "~/.asdf", "installs/nodejs/*/bin/node"),
+    ("MISE_DATA_DIR", "~/.local/share/mise", "installs/node/*/bin/node"),
+    ("NODENV_ROOT", "~/.nodenv", "versions/*/bin/node"),
+    ("N_PREFIX", "/usr/local", "n/versions/node/*/bin/node"),
+)
+
+
+class Node(NamedTuple):
+    """What one Node says about itself."""
+
+    executable: str
+    version: str
+    tag: str  # Names its bytecode, as a build tag does (FORMAT.md, section 1).
+
+
+def worker_script() -> Path | None:
+    """What a Node runs to say who it is, and to compile; None where this installation has no Node part."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "_node", package.parent / "node_accel"):
+        if (folder / "worker.cjs").is_file():
+            return folder / "worker.cjs"
+    return None
+
+
+def find_nodes(environ: Mapping[str, str] | None = None) -> list[Node]:
+    """Every Node found that Velo can accelerate, the one on PATH first; each once."""
+    found: dict[str, Node] = {}
+    for path in dict.fromkeys(map(os.path.realpath, candidates(os.environ if environ is None else environ))):
+        try:
+            node = ask(path)
+        except VeloError:  # Too old, or broken: programs run unchanged under it.
+            continue
+        found.setdefault(node.executable, node)
+    return list(found.values())
+
+
+def candidates(environ: Mapping[str, str]) -> Iterator[str]:
+    """Executables that may be Nodes: those on PATH, then those that version managers have installed."""
+    for folder in environ.get("PATH", "").split(os.pathsep):
+        for name in ("node", "nodejs"):
+            path = os.path.join(folder, name)
+            if folder and os.path.isfile(path) and os.access(path, os.X_OK):
+                yield path
+    home = environ.get("HOME", "")
+    for variable, default, pattern in _MANAGERS:
+        folder = environ.get(variable) or default.replace("~", home, 1)
+        if os.path.isabs(folder):
+            yield from sorted(glob(os.path.join(folder, pattern)), reverse=True)
+
+
+def ask(executable: str) -> Node:
+    """Who a Node is.
+
+    Raises:
+        VeloError: it cannot be run, is none, or is one that Velo leaves alone.
+    """
+    hint = "programs run unchanged under it; name another with --node"
+    try:
+        done = subprocess.run(
+            worker_command(executable),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=plain_environment(os.environ),
+            cwd="/",
+            timeout=PATIENCE_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = getattr(error, "strerror", None) or "it gave no answer"
+        raise VeloError(f"cannot run {shown(executable)}: {reason.lower()}", hint=hint) from None
+    fields = hello_in(done.stdout)
+    if done.returncode or len(fields) != 3:
+        raise VeloError(f"{shown(executable)} is no Node that Velo can speed up", hint=hint)
+    tag, version, path = fields
+    return Node(path, version, tag)
+
+
+def hello_in(output: bytes) -> list[str]:
+    """Tag, version and executable, as the worker says them first; empty if it said something else."""
+    size = int.from_bytes(output[: SIZE.size], "little")
+    said = output[SIZE.size : SIZE.size + size]
+    if not size or size > _MOST_HELLO or len(said) < size:
+        return []
+    return said.decode("utf-8", "surrogateescape").split("\0")
+
+
+def worker_command(executable: str) -> list[str]:
+    """How a Node is made to compile for us.
+
+    Raises:
+        VeloError: this installation has no Node part.
+    """
+    script = worker_script()
+    if script is None:
+        raise VeloError("this Velo was installed without its part for Node", hint="install Velo again")
+    return [executable, str(script)]
+
+
+def plain_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The child's environment without what changes how Node starts, and with Velo switched off."""
+    plain = {name: value for name, value in environ.items() if not name.startswith(_UNWANTED)}
+    plain["VELO_DISABLE"] = "1"
+    return plain

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Units of Node modules (FORMAT.md, section 14.2): whether one is of this very source, and keeping them in packs.
+
+Knows which of two units for one source is better: one that a program captured has the functions that were
+called compiled in it. The surprise: the text in a unit is compared with the file to the last byte, because V8
+itself looks at nothing but its length.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from velo_import.errors import StoreCorrupt
+from velo_import.format.manifest import PackRecord
+from velo_import.format.node import CAPTURED, SCRIPT, TEXT, UNIT, UNIT_STEP, fold
+from velo_import.format.pack import COPIES, Entry
+from velo_import.host.files import open_quietly
+from velo_import.store.catalog import Catalog
+from velo_import.store.layout import Store
+from velo_import.store.packs import PackFile, PackWriter, SealedPack, open_pack, seal_all
+
+from .codes import pack_id, pack_record
+
+MOST_PACKS = 4  # In one index; each costs a start some system calls.
+BEFORE = b"(function (exports, require, module, __filename, __dirname) {\n"
+AFTER = b"\n})"
+
+
+class Candidate(NamedTuple):
+    """A source and a unit of it. `digest` names the source."""
+
+    digest: bytes
+    unit: bytes
+
+
+class Place(NamedTuple):
+    """Where a unit is, and which source it is of."""
+
+    digest: bytes
+    pack: PackRecord
+    offset: int
+    length: int
+
+
+def is_of(unit: bytes, source: bytes, *, is_foreign: bool) -> bool:
+    """Whether a unit is whole, and its text that of this source. A foreign one was written by a program."""
+    if len(unit) < UNIT.size or len(unit) % UNIT_STEP:
+        return False
+    first, second, kind, is_wide, length, place, size, _ = UNIT.unpack_from(unit)
+    if kind not in (SCRIPT, TEXT) or is_wide > 1 or UNIT.size + length > len(unit):
+        return False
+    if place and (place % UNIT_STEP or place < UNIT.size + length or place + size > len(unit)):
+        return False
+    try:
+        text = source.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    if kind == SCRIPT:
+        body = f"//{text[2:]}" if text.startswith("#!") else text
+        text = f"{BEFORE.decode()}{body}{AFTER.decode()}"
+    try:
+        expected = text.encode("utf-16-le" if is_wide else "latin-1")
+    except UnicodeEncodeError:
+        return False
+    if unit[UNIT.size : UNIT.size + length] != expected:
+        return False
+    return not is_foreign or fold(unit[8:]) == (first, second)
+
+
+def is_captured(unit: bytes) -> bool:
+    return bool(UNIT.unpack_from(unit)[7] & CAPTURED)
+
+
+def keep_units(
+    candidates: Iterable[Candidate], tag: str, store: Store, catalog: Catalog, *, label: str
+) -> tuple[dict[bytes, Place], list[SealedPack]]:
+    """Where a unit of each source is: in the store already, or in a new pack, which the catalogue does not know
+    yet. What is there is replaced only by something better.
+    """
+    wanted = {candidate.digest: candidate.unit for candidate in candidates}
+    places = {}
+    for digest, variant in catalog.variants_of(wanted, tag, 0).items():
+        record = catalog.pack(variant.pack_id)
+        if record is None:
+            continue
+        pack = PackRecord(f"{record.id[:2]}/{record.id}.pack", record.label, *record.stamp)
+        place = Place(digest, pack, variant.offset, variant.length)
+        if not _is_better(wanted[digest], place, store):
+            places[digest] = place
+    with PackWriter(store, label=label, kind="bytecode", build=tag) as writer:
+        entries = {
+            digest: writer.add(unit, source=digest) for digest, unit in wanted.items() if digest not in places
+        }
+        sealed = seal_all([writer])
+    for digest, entry in entries.items():
+        places[digest] = Place(digest, pack_record(sealed[0]), entry.offset, entry.length)
+    return places, sealed
+
+
+def _is_better(unit: bytes, known: Place, store: Store) -> bool:
+    """Whether a unit is to take the place of one in the store, which may be damaged."""
+    try:
+        descriptor = open_quietly(store.packs / known.pack.name)
+        try:
+            there = os.pread(descriptor, known.length, known.offset)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return True
+    if len(there) < UNIT.size or fold(there[8:]) != UNIT.unpack_from(there)[:2]:
+        return True
+    if is_captured(unit) != is_captured(there):
+        return is_captured(unit)
+    return is_captured(unit) and len(unit) > len(there)
+
+
+def gathered(
+    places: Mapping[str, Place], tag: str, store: Store, *, label: str
+) -> tuple[dict[str, Place], list[SealedPack]]:
+    """The same units in few packs: if there are more than MOST_PACKS, all are copied into one, in this order.
+
+    A unit that cannot be read is left out: its module is Node's until it is learned again.
+    """
+    if len({place.pack for place in places.values()}) <= MOST_PACKS:
+        return dict(places), []
+    files: dict[PackRecord, _Opened | None] = {}
+    entries = {}
+    with PackWriter(store, label=f"{COPIES}{label}", kind="bytecode", build=tag) as writer:
+        try:
+            for path, place in places.items():
+                unit = _unit_at(place, store, files)
+                if unit is not None:
+                    entries[path] = writer.add(unit, source=place.digest)
+        finally:
+            for opened in files.values():
+                if opened is not None:
+                    opened.file.close()
+        sealed = seal_all([writer])
+    return {
+        path: Place(places[path].digest, pack_record(sealed[0]), entry.offset, entry.length)
+        for path, entry in entries.items()
+    }, sealed
+
+
+class _Opened(NamedTuple):
+    """A pack, and its entries by source, offset and length."""
+
+    file: PackFile
+    entries: dict[tuple[bytes, int, int], Entry]
+
+
+def _unit_at(place: Place, store: Store, files: dict[PackRecord, _Opened | None]) -> bytes | None:
+    """A unit, verified."""
+    try:
+        if place.pack not in files:
+            files[place.pack] = None
+            file = open_pack(store.pack_path(pack_id(place.pack)))
+            entries = {(each.source, each.offset, each.length): each for each in file.entries}
+            files[place.pack] = _Opened(file, entries)
+        opened = files[place.pack]
+        entry = opened and opened.entries.get((place.digest, place.offset, place.length))
+        return opened.file.read(entry) if opened and entry else None
+    except (OSError, StoreCorrupt):
+        return None
+
+
+def digest_of(source: bytes) -> bytes:
+    return blake3(source).digest()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Node programs need to start: indexes and units, encoded and decoded (FORMAT.md, section 14). Pure.
 
-Knows the bytes; what has to be in an index is learned in ingest/nodelearning.py, and node_accel is its reader in
+Knows the bytes; what has to be in an index is learned in ingest/nodelearning.py, and node_accel reads it in
 programs. The surprise: decoding is for those who look after the store, so it is strict and slow; a program
 takes what it needs by offset.
 """
@@ -36,12 +36,12 @@ SECTIONS = (
 START, TREE = "start", "tree"  # Kinds of an index: learned from programs, ingested.
 SUFFIX = ".index"
 
-# The header of an index, 128 bytes with its table of sections.
+# The header of an index, 176 bytes with its table of sections.
 HEADER = Struct("<8sIIIIII")
 SECTION = Struct("<II")
-ABOUT = Struct("<IIII")
+ABOUT = Struct("<IIII12I")
 HEADER_SIZE = HEADER.size + len(SECTIONS) * SECTION.size + ABOUT.size
-assert (HEADER.size, HEADER_SIZE) == (32, 128)
+assert (HEADER.size, HEADER_SIZE) == (32, 176)
 
 STAMP = Struct("<qqqq")  # mtime, ctime, inode, size
 _TREE, _PACK, _FACT, _FOLDER, _RESOLUTION, _FILE = (Struct(f"<{count}I") for count in (4, 2, 4, 5, 4, 8))
@@ -49,7 +49,7 @@ _PAIR = Struct("<II")
 
 # Kinds of facts, of units, and flags of units.
 ABSENT, SAME, UNCHANGED = range(3)
-SCRIPT, TEXT = 1, 2
+SCRIPT, TEXT, EXPLICIT = 1, 2, 3
 CAPTURED, NEVER = 1, 2
 UNIT = Struct("<8I")
 UNIT_STEP = 16
@@ -68,7 +68,7 @@ NO_STAMP = Stamp(0, 0, 0, 0)
 
 
 class Fact(NamedTuple):
-    """Something that has to be so still. `above` has to hold too: the index of a fact before this one, or -1."""
+    """Something that has to be so still; and so has `above`, the index of a fact before this one, or -1."""
 
     path: str
     kind: int
@@ -109,6 +109,17 @@ class Resolution(NamedTuple):
     facts: tuple[int, ...]
 
 
+class Frame(NamedTuple):
+    """A call within Node's own loader, as a traceback shows it."""
+
+    script: str
+    line: int
+    column: int
+
+
+FRAMES = 4
+
+
 class Index(NamedTuple):
     """All of one index. Files and resolutions are in the order in which they are written: by folder."""
 
@@ -116,6 +127,7 @@ class Index(NamedTuple):
     subject: str
     executable: str
     executable_stamp: Stamp
+    frames: tuple[Frame, ...]
     trees: tuple[Tree, ...] = ()
     packs: tuple[PackRecord, ...] = ()
     facts: tuple[Fact, ...] = ()
@@ -147,7 +159,7 @@ def fold_name(text: str) -> str:
 
 def index_name(kind: str, identity: str, subject: str) -> str:
     """The name of an index, without its suffix."""
-    return f"{kind}-{fold_name(f'{identity}\0{subject}')}"
+    return f"{kind}-{fold_name(identity + chr(0) + subject)}"
 
 
 def is_index_name(name: str) -> bool:
@@ -158,7 +170,8 @@ def is_index_name(name: str) -> bool:
 
 def build_tag(version: str, architecture: str, flags: str, size: int, mtime_ns: int) -> str:
     """What names the bytecode of one Node."""
-    return f"node-{version.removeprefix('v')}-{architecture}-{flags}-{fold(f'{size} {mtime_ns}'.encode())[0]:08x}"
+    build, _ = fold(f"{size} {mtime_ns}".encode())
+    return f"node-{version.removeprefix('v')}-{architecture}-{flags}-{build:08x}"
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -184,12 +197,15 @@ def encode(index: Index) -> bytes:
     folders = dict.fromkeys(each.folder for each in index.resolutions)
     folders |= dict.fromkeys(os.path.dirname(each.path) for each in index.files)
     numbers = {path: number for number, path in enumerate(sorted(folders))}
-    files = sorted(range(len(index.files)), key=lambda number: numbers[os.path.dirname(index.files[number].path)])
+    owners = [numbers[os.path.dirname(file.path)] for file in index.files]
+    files = sorted(range(len(owners)), key=owners.__getitem__)
     places = {number: place for place, number in enumerate(files)}
     resolutions = sorted(index.resolutions, key=lambda each: numbers[each.folder])
     text = strings.number
     about = ABOUT.pack(
-        text(index.identity), text(index.subject), text(index.executable), stamps.number(index.executable_stamp)
+        *map(text, (index.identity, index.subject, index.executable)),
+        stamps.number(index.executable_stamp),
+        *(word for frame in index.frames for word in (text(frame.script), frame.line, frame.column)),
     )
     rows: dict[str, list[bytes]] = {name: [] for name in SECTIONS}
     for tree in index.trees:
@@ -221,7 +237,7 @@ def encode(index: Index) -> bytes:
             )
         )
     first_resolution = _firsts((numbers[each.folder] for each in resolutions), len(numbers))
-    first_file = _firsts((numbers[os.path.dirname(index.files[each].path)] for each in files), len(numbers))
+    first_file = _firsts(owners, len(numbers))
     for path, number in numbers.items():
         rows["folders"].append(_FOLDER.pack(text(path), *first_resolution[number], *first_file[number]))
     rows["stamps"] = [STAMP.pack(*stamp) for stamp in stamps.numbers]  # type: ignore[misc]
@@ -237,7 +253,8 @@ def encode(index: Index) -> bytes:
 
 
 def _assembled(sections: Sequence[bytes], about: bytes, features: int) -> bytes:
-    table, body = [], []
+    table: list[bytes] = []
+    body: list[bytes] = []
     at = HEADER_SIZE
     for data in sections:
         table.append(SECTION.pack(at, len(data)))
@@ -330,7 +347,7 @@ class _Decoding:
         self.fact_count = len(self.sections["facts"]) // _FACT.size
 
     def index(self) -> Index:
-        identity, subject, executable, stamp = self.about
+        identity, subject, executable, stamp, *calls = self.about
         text = self.strings.__getitem__
         packs = []
         for name, its_stamp in _PACK.iter_unpack(self.sections["packs"]):
@@ -346,6 +363,7 @@ class _Decoding:
             text(subject),
             text(executable),
             self.stamps[stamp],
+            tuple(Frame(text(calls[at]), *calls[at + 1 : at + 3]) for at in range(0, 3 * FRAMES, 3)),
             trees,
             tuple(packs),
             tuple(self._facts(len(trees))),

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a `require` leads, and what has to be so still for that: Node's own look-up, done once more, with every
-question that it asks the file system written down as a fact.
+"""Where a `require` leads, and what has to be so still for that: Node's own look-up, done once more, with
+every question that it asks the file system written down as a fact.
 
 Knows how CommonJS modules are found (relative, in `node_modules`, by `exports`); a package's `exports` and
 `imports` are read by Node alone, of which the answer is given. The surprise: nothing is believed because it
@@ -250,10 +250,6 @@ class Resolver:
         if found != answer:
             raise Unclear(request)
         return tuple(dict.fromkeys(each for each in using if each >= 0))
-
-    def main(self, path: str, answer: str) -> tuple[int, ...]:
-        """The facts by which what the user named leads to a program's first file."""
-        return self.resolve("/", path, answer)
 
     def _at(self, path: str, is_folder: bool, using: list[int]) -> str:
         """A file, one with an extension, or what a folder stands for; empty if there is none."""

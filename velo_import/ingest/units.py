@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Units of Node modules (FORMAT.md, section 14.2): whether one is of this very source, and keeping them in packs.
+"""Units of Node modules (FORMAT.md, section 14.2): whether one is of this very source, and keeping them.
 
 Knows which of two units for one source is better: one that a program captured has the functions that were
 called compiled in it. The surprise: the text in a unit is compared with the file to the last byte, because V8
@@ -78,8 +78,8 @@ def is_captured(unit: bytes) -> bool:
 def keep_units(
     candidates: Iterable[Candidate], tag: str, store: Store, catalog: Catalog, *, label: str
 ) -> tuple[dict[bytes, Place], list[SealedPack]]:
-    """Where a unit of each source is: in the store already, or in a new pack, which the catalogue does not know
-    yet. What is there is replaced only by something better.
+    """Where a unit of each source is: in the store already, or in a new pack, which the catalogue does not
+    know yet. What is there is replaced only by something better.
     """
     wanted = {candidate.digest: candidate.unit for candidate in candidates}
     places = {}

@@ -11,7 +11,7 @@ import sys
 import time
 
 # What a store may hold beside VERSION; a folder with anything else in it is not ours to write to.
-_MAY_PRECEDE_VERSION = {"run", "cas_store", "packs", "meta.db", "manifests", "pool", "tenants"}
+_MAY_PRECEDE_VERSION = {"run", "cas_store", "packs", "meta.db", "manifests", "indexes", "pool", "tenants"}
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

@@ -26,7 +26,18 @@ from ..host.files import (
 )
 
 VERSION = "1"
-PARTS = ("cas_store", "packs", "meta.db", "manifests", "roots", "quarantine", "pool", "tenants", "run")
+PARTS = (
+    "cas_store",
+    "packs",
+    "meta.db",
+    "manifests",
+    "indexes",
+    "roots",
+    "quarantine",
+    "pool",
+    "tenants",
+    "run",
+)
 # VERSION too: another process may just have written it. A fresh disk has a lost+found.
 _OWN_NAMES = {*PARTS, "VERSION", "meta.db.damaged", "meta.db.spare", "lost+found"}
 _LEFTOVER_AGE = 24 * 3600
@@ -37,6 +48,7 @@ _WRITTEN_FOLDERS = (
     "cas_store/v1/*/*",
     "manifests/v1",
     "manifests/v1/*",
+    "indexes/v1",
     "roots/v1",
     "run",
     "run/*",
@@ -88,6 +100,10 @@ class Store:
         return self.home / "manifests" / "v1"
 
     @property
+    def indexes(self) -> Path:
+        return self.home / "indexes" / "v1"
+
+    @property
     def roots(self) -> Path:
         return self.home / "roots" / "v1"
 
@@ -106,6 +122,15 @@ class Store:
     @property
     def run(self) -> Path:
         return self.home / "run"
+
+    @property
+    def node_notes(self) -> Path:
+        """Where Node programs leave what is to be learned."""
+        return self.run / "node"
+
+    def index_path(self, name: str) -> Path:
+        """The index of what Node programs of one subject load; FORMAT.md, section 14.1, has its name."""
+        return self.indexes / f"{name}.index"
 
     def manifest_folder(self, key: str) -> Path:
         """Where the manifests of one environment live. The key is one plain name, never a path."""

@@ -8,7 +8,7 @@ const path = require('path');
 const v8 = require('v8');
 const vm = require('vm');
 const Module = require('module');
-const load = require('./lib/room.cjs')(require);
+const load = require('./lib/room.cjs').loader(path.join(__dirname, 'lib/'), require);
 const { hexadecimal } = load('fold');
 const { SCRIPT, TEXT, UNCOMPILED, encode, wrapped } = load('unit');
 const { identityOf, optionsOf } = load('names');
@@ -67,6 +67,18 @@ function typeOf(folder) {
   return type;
 }
 
+// A piece of a string keeps the whole of it, and V8 would store that with the name of a script.
+function flat(text) {
+  return Buffer.from(text).toString();
+}
+
+// Whether bytecode names the file it was compiled from, whatever the name it is used under: V8 before 12.
+function namesItsFile() {
+  const text = '(() => new Error().stack)';
+  const cachedData = new vm.Script(text, { filename: '/-first' }).createCachedData();
+  return new vm.Script(text, { filename: '/-second', cachedData }).runInThisContext()().includes('/-first');
+}
+
 function compiled(file, text) {
   const script = new vm.Script(text, { filename: file, lineOffset: -1, importModuleDynamically: loader });
   return script.createCachedData();
@@ -109,7 +121,7 @@ function requestsOf(file, source) {
 function answer(record, out) {
   const at = record.indexOf('=');
   const name = record.slice(0, at);
-  const value = record.slice(at + 1);
+  const value = flat(record.slice(at + 1));
   if (name === 'request') {
     const [from, request] = value.split('\t');
     return { from, request, path: resolved(from, request) };
@@ -137,7 +149,10 @@ function main() {
   const first = {
     tag: hexadecimal(v8.cachedDataVersionTag()),
     identity: identityOf(process, optionsOf(process), Module._extensions),
+    version: process.version,
+    arch: process.arch,
     execPath: process.execPath,
+    placed: namesItsFile(),
     frames: require('./lib/probe.cjs')(__filename, require),
   };
   forgetGlobalFolders();

@@ -3,14 +3,14 @@
 // `require` does.
 'use strict';
 
-module.exports = function (require) {
+exports.loader = function (folder, require) {
   const { readFileSync } = require('fs');
   const { Script } = require('vm');
   const rooms = Object.create(null);
   return function load(name) {
     let room = rooms[name];
     if (room === undefined) {
-      const filename = `${__dirname}/${name}.cjs`;
+      const filename = `${folder}${name}.cjs`;
       const text = `(function (exports, load, require) {${readFileSync(filename, 'latin1')}\n})`;
       rooms[name] = room = {};
       new Script(text, { filename }).runInThisContext()(room, load, require);

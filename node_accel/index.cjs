@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Velo's entry point into a Node program: `NODE_OPTIONS=--require=<this file>`. Any Node may meet it, and every child of
+// a program does: it parses on all of them, does nothing where it does not know its way, and never speaks.
+'use strict';
+
+(function () {
+  var versions = process.versions;
+  var disable = process.env.VELO_DISABLE;
+  try {
+    // No program finds us in what it can list.
+    var Module = module.constructor;
+    delete require.cache[__filename];
+    Object.keys(Module._pathCache).forEach(function (key) {
+      if (Module._pathCache[key] === __filename) delete Module._pathCache[key];
+    });
+    if (
+      parseInt(versions.node, 10) < 18 ||
+      versions.electron !== undefined ||
+      versions.bun !== undefined ||
+      versions.deno !== undefined ||
+      process.platform !== 'linux' ||
+      (disable !== undefined && disable !== '' && disable !== '0')
+    ) {
+      return;
+    }
+    var folder = __dirname + '/lib/';
+    var room = {};
+    var text = require('fs').readFileSync(folder + 'room.cjs', 'latin1');
+    new (require('vm').Script)('(function (exports) {' + text + '\n})', { filename: folder + 'room.cjs' })
+      .runInThisContext()(room);
+    room.loader(folder, require)('start').start(module);
+  } catch (error) {
+    // A plain start.
+  }
+})();

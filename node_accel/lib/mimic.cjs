@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// The three functions of Node's loader that stand in tracebacks between two modules, ours instead of Node's: they have its
+// names, and stand in scripts of its names at its lines and columns, so that an error's `stack` is what it is without us.
+// Where they stand differs from version to version; the worker has asked (FORMAT.md, section 14.3, frames).
+'use strict';
+
+const { Script } = require('vm');
+
+// Text that ends where a call has to stand: on a line after everything so far, at that column.
+function at(line, column, now, before) {
+  return before + '\n'.repeat(line - now) + ' '.repeat(column - 1);
+}
+
+function compiled(filename, line, text) {
+  return new Script(text, { filename, lineOffset: line - 1 }).runInThisContext();
+}
+
+// {compile, loadScript, makeRequire}; null where the frames are not ones that can be imitated.
+exports.functions = function (frames, hooks) {
+  const [run, js, require, resolve] = frames;
+  const isPossible =
+    run[0] === js[0] &&
+    require[0] === resolve[0] &&
+    run[1] > 1 &&
+    js[1] > run[1] &&
+    require[1] > 1 &&
+    resolve[1] > require[1] &&
+    resolve[1] < 1e5 &&
+    js[1] < 1e5 &&
+    frames.every((frame) => frame[0].startsWith('node:') && frame[2] >= 8 && frame[2] < 100);
+  if (!isPossible) return null;
+
+  let first = run[1] - 1;
+  let text = at(run[1], run[2], first, '(function (Module, hooks, apply) { "use strict";' +
+    'Module.prototype._compile = function (entry, filename) { const exports = this.exports; const require = hooks.enter(this, entry);' +
+    'let result; try { result =');
+  text += 'apply(entry.wrapper, exports, [exports, require, this, filename, entry.folder]); } finally { hooks.exit(this, entry); }';
+  text += 'return result; };';
+  text += at(js[1], js[2], run[1], 'Module._extensions[".js"] = function (module, filename) {' +
+    'const entry = hooks.take(module, filename); const run = entry === null ? hooks.nativeScript : Module.prototype._compile;');
+  text += 'apply(run, entry === null ? hooks.nativeExtensions : module, entry === null ? [module, filename] : [entry, filename]); }; })';
+  const Module = { _extensions: {}, prototype: {} };
+  compiled(run[0], first, text)(Module, hooks, Reflect.apply);
+
+  first = require[1] - 1;
+  text = at(require[1], require[2] - 4, first, '(function (hooks, Module, process) { "use strict"; return function (mod) {' +
+    'function require(path) { hooks.prepare(mod, path); try { return (');
+  text += 'mod.require(path)); } finally { hooks.leave(); } }';
+  text += at(resolve[1], resolve[2] - 7, require[1], 'function resolve(request, options) {' +
+    'if (hooks.isRetired() || typeof request !== "string") return Module.createRequire(mod.filename).resolve(request, options); return (');
+  text += 'Module._resolveFilename(request, mod, false, options)); }' +
+    'function paths(request) { return typeof request === "string" ? Module._resolveLookupPaths(request, mod) :' +
+    'Module.createRequire(mod.filename).resolve.paths(request); }' +
+    'require.resolve = resolve; resolve.paths = paths; require.main = process.mainModule;' +
+    'require.extensions = Module._extensions; require.cache = Module._cache; return require; }; })';
+  const makeRequire = compiled(require[0], first, text)(hooks, hooks.Module, process);
+  return { loadScript: Module._extensions['.js'], makeRequire };
+};

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decides, once per thread, whether this program is served, and from which index. Whatever is not known to leave
+// programs as they are makes us stand aside.
+'use strict';
+
+const { lstatSync } = require('fs');
+const { optionsOf, identityOf, subjectOf, indexName } = load('names');
+
+// Options that change neither how modules are found and read nor what is seen of it. All others: not our business.
+const HARMLESS = new RegExp(
+  '^--(?:max-old-space-size|max-semi-space-size|min-semi-space-size|max-heap-size|stack-size|stack-trace-limit|expose-gc|' +
+    'no-warnings|no-deprecation|pending-deprecation|trace-deprecation|trace-warnings|trace-uncaught|throw-deprecation|' +
+    'disable-warning|unhandled-rejections|max-http-header-size|dns-result-order|network-family-autoselection|' +
+    'no-network-family-autoselection|tls-[a-z0-9.-]+|use-openssl-ca|use-bundled-ca|use-system-ca|' +
+    'openssl-(?:legacy-provider|config|shared-config)|title|icu-data-dir|no-experimental-fetch|' +
+    'no-experimental-global-[a-z]+|no-node-snapshot|huge-max-old-generation-size)(?:=|$)'
+);
+// Of Node, which change the loader or measure what runs.
+const VARIABLES = ['NODE_PATH', 'NODE_V8_COVERAGE', 'NODE_PRESERVE_SYMLINKS', 'NODE_PRESERVE_SYMLINKS_MAIN', 'NODE_DEBUG'];
+
+function isSet(value) {
+  return value !== undefined && value !== '' && value !== '0';
+}
+
+// Why nothing is served, or ''.
+function reasonAgainst(process, options, Module) {
+  const odd = options.find((option) => !HARMLESS.test(option.replace(/_/g, '-')));
+  if (odd !== undefined) return `option ${odd}`;
+  const variable = VARIABLES.find((name) => isSet(process.env[name]));
+  if (variable !== undefined) return `variable ${variable}`;
+  if (process.permission !== undefined) return 'permission model';
+  if (process.sourceMapsEnabled) return 'source maps';
+  return '';
+}
+
+function storeFolder(env) {
+  const home = env.VELO_HOME || (env.XDG_CACHE_HOME || (env.HOME && `${env.HOME}/.cache`) || '') + '/velo';
+  if (home.charCodeAt(0) !== 47 || home === '/velo') return '';
+  const status = lstatSync(home, { throwIfNoEntry: false });
+  return status && isOurs(status) ? home : '';
+}
+
+// What lies in the store is executed: nobody else may write to it.
+function isOurs(status) {
+  return (Number(status.uid) === 0 || Number(status.uid) === process.geteuid()) && (Number(status.mode) & 0o022) === 0;
+}
+
+exports.start = function (own) {
+  const { env } = process;
+  const Module = own.constructor;
+  const options = optionsOf(process);
+  const reason = reasonAgainst(process, options, Module);
+  const home = storeFolder(env);
+  const hasStatistics = isSet(env.VELO_STATS);
+  if (!home || (reason && !hasStatistics)) return;
+  const identity = identityOf(process, options, Module._extensions);
+  const subject = subjectOf(process);
+  const session = {
+    own,
+    Module,
+    home,
+    options,
+    identity,
+    subject,
+    name: indexName('start', identity, subject),
+    isOurs,
+    mayWrite: !isSet(env.VELO_READONLY),
+    index: null,
+    counts: { served: 0, resolved: 0, deferred: 0, stale: 0, native: 0, errors: 0, reasons: {} },
+    captured: [],
+    watchExit: exports.watchExit,
+    missed: new Map(),
+  };
+  if (reason) {
+    session.counts.reasons[reason] = 1;
+    session.mayWrite = false;
+  } else {
+    const path = `${home}/indexes/v1/${session.name}.index`;
+    const index = lstatSync(path, { throwIfNoEntry: false }) ? load('reader').open(path, session) : null;
+    if (index !== null) {
+      session.index = index;
+      load('serve').serve(session);
+    }
+  }
+  if (hasStatistics || (session.index === null && session.mayWrite)) exports.watchExit(session);
+};
+
+// Once: `exit` listeners can be counted by programs, so there is one only if there is something to say.
+exports.watchExit = function (session) {
+  if (session.isWatched) return;
+  session.isWatched = true;
+  process.once('exit', () => {
+    try {
+      load('farewell').farewell(session);
+    } catch (error) {
+      // The program has ended: nobody needs to know.
+    }
+  });
+};

@@ -7,7 +7,7 @@ const SEED_B = 0x4e4f4445;
 const MULTIPLIER_A = 0x9e3779b1;
 const MULTIPLIER_B = 0x85ebca6b;
 
-// Of pairs of words `from` to `to` (both even): the two words of the fold, in an array that the next call does not touch.
+// Of pairs of words `from` to `to` (both even), an Int32Array: unsigned words would be numbers on the heap: the two words of the fold, in an array that the next call does not touch.
 function foldWords(words, from, to) {
   let a = SEED_A | 0;
   let b = SEED_B | 0;
@@ -25,7 +25,7 @@ function foldText(text) {
   const size = Buffer.byteLength(text);
   const padded = Buffer.alloc((size + 7) & ~7);
   padded.write(text);
-  const words = new Uint32Array(padded.buffer, padded.byteOffset, padded.length / 4);
+  const words = new Int32Array(padded.buffer, padded.byteOffset, padded.length / 4);
   const [a, b] = foldWords(words, 0, words.length);
   return hexadecimal(a) + hexadecimal(b);
 }

@@ -33,7 +33,7 @@ exports.open = function (path, session) {
   const words = new Uint32Array(bytes.buffer, 0, bytes.length / 4);
   if (bytes.latin1Slice(0, 8) !== 'VELONODE' || words[2] !== 1 || words[3] > 1) return null;
   if (words[4] !== bytes.length || words[5] !== WORDS_OF.length) return null;
-  const [a, b] = foldWords(words, 8, words.length);
+  const [a, b] = foldWords(new Int32Array(bytes.buffer, 0, words.length), 8, words.length);
   if (a !== words[6] || b !== words[7]) return null;
   const sections = [];
   for (let at = 0; at < WORDS_OF.length; at++) {

@@ -27,7 +27,7 @@ function encode(kind, text, bytecode, flags) {
   const place = bytecode.length ? (HEADER + textLength + 15) & ~15 : 0;
   const end = place ? place + bytecode.length : HEADER + textLength;
   const bytes = Buffer.alloc((end + 15) & ~15);
-  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+  const words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
   words[2] = kind;
   words[3] = wide ? 1 : 0;
   words[4] = textLength;
@@ -45,13 +45,13 @@ function encode(kind, text, bytecode, flags) {
 // {kind, text, bytecode, flags} of a unit that lies in `bytes`, a multiple of 16 into their memory; null if it is damaged.
 function decode(bytes, offset, length) {
   if (length < HEADER || length % 8 || offset + length > bytes.length) return null;
-  const words = new Uint32Array(bytes.buffer, bytes.byteOffset + offset, length / 4);
+  const words = new Int32Array(bytes.buffer, bytes.byteOffset + offset, length / 4);
   const textLength = words[4];
   const place = words[5];
   const size = words[6];
-  if (HEADER + textLength > length || (place && (place < HEADER + textLength || place + size > length))) return null;
+  if (textLength < 0 || size < 0 || HEADER + textLength > length || (place && (place < HEADER + textLength || place + size > length))) return null;
   const [a, b] = foldWords(words, 2, words.length);
-  if (a !== words[0] || b !== words[1]) return null;
+  if ((a | 0) !== words[0] || (b | 0) !== words[1]) return null;
   const begin = offset + HEADER;
   return {
     kind: words[2],

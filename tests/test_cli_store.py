@@ -143,6 +143,7 @@ def test_store_size_adds_up(velo: Velo, app: Tree) -> None:
         "packs",
         "meta.db",
         "manifests",
+        "indexes",
         "roots",
         "quarantine",
         "pool",

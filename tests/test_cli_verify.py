@@ -80,7 +80,7 @@ def test_verify_of_a_sound_store(store: Store) -> None:
     assert (first.code, first.stderr) == (0, "")
     assert first.stdout.splitlines()[0] == "sound    1 packs"
     assert (document["damaged"], document["left"], document["skipped"]) == ([], [], 1)
-    assert document["sound"] == {"pack": 0, "blob": 0, "twin": 0, "manifest": 0, "root": 0, "table": 0}
+    assert document["sound"] == dict.fromkeys(KINDS, 0)
 
 
 def test_verify_repairs(store: Store) -> None:

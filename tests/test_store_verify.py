@@ -45,6 +45,7 @@ from velo_import.store.repair import Outcome, repair
 from velo_import.store.twins import executable_twin
 from velo_import.store.verify import (
     BLOB,
+    INDEX,
     MANIFEST,
     PACK,
     ROOT,
@@ -148,7 +149,7 @@ def test_a_sound_store_is_said_to_be_sound(store: Store, catalog: Catalog, tmp_p
 
     found = verify(store, catalog, jobs=2, progress=lambda *step: seen.append(step))
 
-    assert found.sound == {PACK: 2, BLOB: 1, TWIN: 0, MANIFEST: 1, ROOT: 0, TABLE: 0}
+    assert found.sound == {PACK: 2, BLOB: 1, TWIN: 0, MANIFEST: 1, ROOT: 0, TABLE: 0, INDEX: 0}
     assert (found.damaged, found.left, found.outdated, found.skipped) == ([], [], [], 0)
     assert seen[0] == (0, found.bytes) and seen[-1] == (found.bytes, found.bytes)
 

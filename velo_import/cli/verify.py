@@ -111,7 +111,9 @@ def _outcome(outcome: Outcome | None) -> dict[str, Any]:
 
 
 def _show(found: Verification, outcomes: list[Outcome], seconds: float) -> None:
-    counted = ", ".join(f"{count} {kind}s" for kind, count in found.sound.items() if count)
+    counted = ", ".join(
+        f"{count} {kind}{'es' if kind.endswith('x') else 's'}" for kind, count in found.sound.items() if count
+    )
     speed = render.size(found.bytes / seconds)
     render.pairs(
         {

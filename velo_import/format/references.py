@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a manifest needs of the store: its packs, and the digests of its paths (FORMAT.md, section 3).
+"""What a manifest needs of the store: its packs, and the digests of its paths (FORMAT.md, section 3); and the
+packs that a Node index needs (section 14).
 
-Reads the preamble and the vnodes and nothing else, some at a time: whoever cleans up asks hundreds of
-manifests, and the whole of one may be larger than the memory it may take. The surprise: it is stricter than
-it has to be, because who cannot read what a manifest needs must not remove anything.
+Of a manifest it reads the preamble and the vnodes and nothing else, some at a time: whoever cleans up asks
+hundreds of manifests, and the whole of one may be larger than the memory it may take. The surprise: it is
+stricter than it has to be, because who cannot read what a manifest needs must not remove anything.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from struct import error as StructError
 from typing import NamedTuple
 
 from ..errors import StoreCorrupt
+from . import node
 from .manifest import (
     FEATURES,
     HEADER,
@@ -42,11 +44,14 @@ class References(NamedTuple):
 
 
 def references(read: Read, size: int) -> References:
-    """Ask a manifest; `read(offset, length)` gives bytes of the file.
+    """Ask a manifest, or an index; `read(offset, length)` gives bytes of the file.
 
     Raises:
-        StoreCorrupt: the bytes are not a manifest of this version, or contradict themselves.
+        StoreCorrupt: the bytes are neither, not of this version, or contradict themselves.
     """
+    if read(0, len(node.MAGIC)) == node.MAGIC:
+        subject, names = node.pack_names(read(0, size))
+        return References(subject, names, iter(()))
     try:
         preamble = _preamble(read, size)
         prefix = _table(preamble, "identity").partition(b"\0")[2]

@@ -15,7 +15,7 @@ import os
 import queue
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from struct import Struct
 from typing import IO, NamedTuple
@@ -109,18 +109,8 @@ def compile_all(
     """
     options = ["-I", "-S", "-B", *(f"-W{each}" for each in WARNINGS)]
     command = [executable, *options, _worker_path(), str(build.optimisation)]
-    return compile_with(command, build.tag, sources, jobs)
-
-
-def compile_with(
-    command: list[str],
-    hello: str,
-    sources: Iterable[Source],
-    jobs: int,
-    environment: Mapping[str, str] | None = None,
-) -> Iterator[tuple[int, bytes | None]]:
-    """As `compile_all`, on `jobs` processes of any worker that speaks as worker.py does and says `hello`."""
-    return _Pool(iter(sources), command, hello, environment).results(max(jobs, 1))
+    pool = _Pool(iter(sources), command, build.tag)
+    return pool.results(max(jobs, 1))
 
 
 def _worker_path() -> str:
@@ -130,18 +120,10 @@ def _worker_path() -> str:
 class _Pool:
     """Workers that draw batches from one iterator; each has a thread that feeds it and one that listens."""
 
-    def __init__(
-        self,
-        sources: Iterator[Source],
-        command: list[str],
-        hello: str,
-        environment: Mapping[str, str] | None,
-    ) -> None:
+    def __init__(self, sources: Iterator[Source], command: list[str], tag: str) -> None:
         self._sources = sources
         self._command = command
-        said = hello.encode("utf-8", "surrogateescape")
-        self._hello = SIZE.pack(len(said)) + said
-        self._environment = environment
+        self._hello = SIZE.pack(len(tag)) + tag.encode()
         self._drawing = threading.Lock()
         self._answers: queue.Queue[list[tuple[int, bytes | None]] | BaseException | None] = queue.Queue(32)
         self._stopping = threading.Event()
@@ -228,7 +210,6 @@ class _Pool:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=self._environment,
                 cwd="/",
             )
         except OSError as error:

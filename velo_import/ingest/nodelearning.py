@@ -8,14 +8,16 @@ but its list of questions. What it says is worked out again, so an index is as f
 
 from __future__ import annotations
 
-import json
 import os
 import stat
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import NamedTuple
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple
 
 from velo_import.errors import StoreCorrupt, VeloError
 from velo_import.format.manifest import SITE, TREE, PackRecord
@@ -44,12 +46,13 @@ from .codes import usable_packs
 from .content import Changing, entry_of, read_steadily, read_whole
 from .nodenotes import Notes, take_notes
 from .noderesolve import MODULES, Questions, Resolver, Unclear, stamp_of
-from .nodes import plain_environment, worker_script
+from .nodes import answers_of
 from .notes import note_attempt, note_gain
 from .plan import default_check
 from .scan import FINE_TICK_NS
-from .units import Candidate, Place, digest_of, gathered, is_of, keep_units
+from .units import Candidate, Keeper, Place, digest_of, gathered, is_of
 
+BATCH_FILES = 500  # That one Node looks at before another one does.
 MAIN = ""  # The folder of what a program's command line leads to.
 MOST_ROUNDS = 8
 ATTEMPTS = 4  # At a tree that somebody is writing to.
@@ -95,6 +98,14 @@ class Learned(NamedTuple):
     unit: bytes
 
 
+class _Source(NamedTuple):
+    """A file that Node has looked at: of its unit only the place is still to come."""
+
+    kind: int
+    stamp: Stamp
+    digest: bytes
+
+
 class _File(NamedTuple):
     """A file of an index in the making."""
 
@@ -134,25 +145,40 @@ def learn_node(
     return summary
 
 
-def learn_from(notes: Notes, store: Store, catalog: Catalog, kind: str = START) -> NodeSummary:
+def learn_from(
+    notes: Notes,
+    store: Store,
+    catalog: Catalog,
+    *,
+    kind: str = START,
+    jobs: int = 1,
+    advance: Callable[[int], None] = lambda count: None,
+) -> NodeSummary:
     """Learn what these notes name, on top of what is known. Hold the lease and the index's lock."""
     began = time.monotonic()
     name = index_name(kind, notes.identity, notes.subject)
-    known = published_index(store, name)
-    answers = ask_node(notes, store)
-    if answers.identity != notes.identity:
-        raise VeloError(
-            f"{notes.executable} is not the Node that the program ran under", hint="run the program once more"
-        )
-    work = _Learning(notes, answers, known, store, catalog)
-    index, compiled, captured = work.run()
+    work = _Learning(notes, published_index(store, name), store, catalog)
+    index = work.run(jobs, advance)
     data = encode(index)
     path = store.index_path(name)
+    is_new = True
     with suppress(OSError):
-        if read_file(path) == data:
-            return work.summary(name, index, False, compiled, captured, time.monotonic() - began)
-    publish(path, [data])
-    return work.summary(name, index, True, compiled, captured, time.monotonic() - began)
+        is_new = read_file(path) != data
+    if is_new:
+        publish(path, [data])
+    return NodeSummary(
+        name,
+        index.subject,
+        index.build,
+        is_new,
+        len(index.files),
+        len(index.resolutions),
+        work.compiled,
+        work.captured,
+        work.left,
+        work.unclear,
+        time.monotonic() - began,
+    )
 
 
 def published_index(store: Store, name: str) -> Index | None:
@@ -167,7 +193,7 @@ def ask_node(notes: Notes, store: Store) -> Answers:
     """Have that Node read, compile and resolve what notes name, in a process of its own.
 
     Raises:
-        VeloError: it cannot be run, or does not answer as our worker does.
+        VeloError: it cannot be run, is another one, or does not answer as our worker does.
     """
     descriptor, out = create_temporary(store.run)
     os.close(descriptor)
@@ -175,31 +201,24 @@ def ask_node(notes: Notes, store: Store) -> Answers:
     records += [f"main={path}" for path in notes.mains]
     records += [f"file={path}" for path in notes.files]
     records += [f"request={path}\t{request}" for path, request in notes.requests]
-    hint = "programs run unchanged; `velo doctor` says more"
-    script = worker_script()
-    if script is None:
-        raise VeloError("this Velo was installed without its part for Node", hint="install Velo again")
     try:
-        done = subprocess.run(
-            [notes.executable, *notes.options, str(script)],
-            input="".join(f"{record}\0" for record in records).encode(),
-            capture_output=True,
-            env=plain_environment(os.environ),
-            cwd="/",
-            timeout=WORKER_SECONDS,
+        said = answers_of(
+            notes.executable, notes.options, "".join(f"{record}\0" for record in records), WORKER_SECONDS
         )
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-            raise VeloError(f"{notes.executable} could not look at the modules: {said}", hint=hint)
-        return _answers(done.stdout, read_file(out))
-    except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
-        raise VeloError(f"{notes.executable} does not answer: {error}", hint=hint) from error
+        answers = _answers(said, read_file(out))
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise VeloError(f"{notes.executable} answers what nobody asked: {error}") from error
     finally:
         remove_quietly(out)
+    if answers.identity != notes.identity:
+        raise VeloError(
+            f"{notes.executable} is not the Node that the program ran under", hint="run the program once more"
+        )
+    return answers
 
 
-def _answers(output: bytes, units: bytes) -> Answers:
-    first, *others = map(json.loads, output.splitlines())
+def _answers(said: list[dict[str, Any]], units: bytes) -> Answers:
+    first, *others = said
     files: dict[str, Learned] = {}
     left: dict[str, str] = {}
     resolved: dict[tuple[str, str], str] = {}
@@ -228,55 +247,51 @@ def _answers(output: bytes, units: bytes) -> Answers:
     )
 
 
+def _batches(notes: Notes) -> Iterator[Notes]:
+    """The same notes in pieces: what was made of all modules of a large tree would not fit into memory."""
+    for at in range(0, max(len(notes.files), 1), BATCH_FILES):
+        piece = notes._replace(files=notes.files[at : at + BATCH_FILES])
+        yield piece if at == 0 else piece._replace(mains=(), requests=())
+
+
 class _Learning:
     """The state of one learning run."""
 
-    def __init__(
-        self, notes: Notes, answers: Answers, known: Index | None, store: Store, catalog: Catalog
-    ) -> None:
+    def __init__(self, notes: Notes, known: Index | None, store: Store, catalog: Catalog) -> None:
         self.notes = notes
-        self.answers = answers
         self.known = known
         self.store = store
         self.catalog = catalog
-        self.label = os.path.basename(notes.subject.rstrip("/-")) or "node"
-        self.unclear = 0
+        self.label = f"node:{os.path.basename(notes.subject.rstrip('/-')) or 'node'}"
+        self.unclear = self.captured = self.compiled = 0
+        self.left: dict[str, str] = {}
+        self.resolved: dict[tuple[str, str], str] = {}
 
-    def run(self) -> tuple[Index, int, int]:
-        """The new index, and how many units were compiled and how many had been captured by programs."""
+    def run(self, jobs: int, advance: Callable[[int], None]) -> Index:
+        """Look at everything, keep the units, and make the new index."""
+        sources: dict[str, _Source] = {}
+        with ThreadPoolExecutor(jobs) as pool:
+            asked = _ahead(pool, partial(ask_node, store=self.store), _batches(self.notes), jobs)
+            first = next(asked)
+            self.about = first._replace(files={}, left={}, resolved={})
+            with Keeper(first.tag, self.store, self.catalog, label=self.label) as keeper:
+                for answers in chain([first], asked):
+                    sources |= self._kept(answers, keeper)
+                    self.left |= answers.left
+                    self.resolved |= answers.resolved
+                    advance(len(answers.files) + len(answers.left))
+                places, packs = keeper.finish()
         files = self._carried_files()
-        sources, captured = self._sources()
-        candidates = [Candidate(digest, unit) for _, _, digest, unit in sources.values()]
-        places, packs = keep_units(
-            candidates, self.answers.tag, self.store, self.catalog, label=f"node:{self.label}"
-        )
-        for path, (kind, stamp, digest, _) in sources.items():
-            files[path] = _File(kind, stamp, places[digest])
+        for path, source in sources.items():
+            files[path] = _File(source.kind, source.stamp, places[source.digest])
         files = dict(list(files.items())[-MOST_FILES:])
         gathering = {path: file.place for path, file in files.items()}
-        gathering, merged = gathered(gathering, self.answers.tag, self.store, label=f"node:{self.label}")
+        gathering, merged = gathered(gathering, first.tag, self.store, label=self.label)
         files = {path: files[path]._replace(place=place) for path, place in gathering.items()}
         with self.catalog.write() as writing:
             for pack in (*packs, *merged):
                 writing.put_pack(pack)
-        return self._settled_index(files), len(sources) - captured, captured
-
-    def summary(
-        self, name: str, index: Index, published: bool, compiled: int, captured: int, seconds: float
-    ) -> NodeSummary:
-        return NodeSummary(
-            name,
-            index.subject,
-            index.build,
-            published,
-            len(index.files),
-            len(index.resolutions),
-            compiled,
-            captured,
-            self.answers.left,
-            self.unclear,
-            seconds,
-        )
+        return self._settled_index(files)
 
     # -- files and their units ---------------------------------------------------------------------
 
@@ -290,15 +305,16 @@ class _Learning:
         for file in self.known.files:
             pack = self.known.packs[file.pack]
             digest = sources.get((pack.name, file.offset, file.length))
-            if digest is not None and _stamp_now(file.path) == file.stamp:
-                files[file.path] = _File(file.kind, file.stamp, Place(digest, pack, file.offset, file.length))
+            if digest is not None and file.path not in self.left and _stamp_now(file.path) == file.stamp:
+                place = Place(digest, pack, file.offset, file.length)
+                files[file.path] = _File(file.kind, file.stamp, place)
         return files
 
-    def _sources(self) -> tuple[dict[str, tuple[int, Stamp, bytes, bytes]], int]:
-        """Of each file that Node has looked at: kind, stamp, digest, unit; how many units programs gave."""
+    def _kept(self, answers: Answers, keeper: Keeper) -> dict[str, _Source]:
+        """The files that Node has looked at, and that are still what it saw; their units are kept."""
         found = {}
-        captured = 0
-        for path, learned in self.answers.files.items():
+        units = []
+        for path, learned in answers.files.items():
             try:
                 entry = entry_of(os.path.basename(path), os.lstat(path), False)
                 if not stat.S_ISREG(entry.mode):
@@ -308,14 +324,17 @@ class _Learning:
                 continue
             unit = self.notes.units.get(path, b"")
             if is_of(unit, source, is_foreign=True):
-                captured += 1
+                self.captured += 1
             elif is_of(learned.unit, source, is_foreign=False):
                 unit = learned.unit
-            else:  # It has changed since Node looked at it.
+                self.compiled += 1
+            else:
                 continue
+            units.append(Candidate(digest_of(source), unit))
             stamp = Stamp(entry.mtime_ns, entry.ctime_ns, entry.ino, entry.size)
-            found[path] = learned.kind, stamp, digest_of(source), unit
-        return found, captured
+            found[path] = _Source(learned.kind, stamp, units[-1].digest)
+        keeper.add(units)
+        return found
 
     # -- what has to be so still -------------------------------------------------------------------
 
@@ -333,7 +352,7 @@ class _Learning:
 
     def _index(self, files: Mapping[str, _File]) -> tuple[Index, int]:
         questions = Questions()
-        extensions = self.answers.identity.split("\n")[4].split(",")
+        extensions = self.notes.identity.split("\n")[4].split(",")
         resolver = Resolver(questions, extensions)
         trees = _Trees()
         kept: dict[str, File] = {}
@@ -365,13 +384,13 @@ class _Learning:
             resolutions.append(Resolution(folder, request, answer, numbers.get(answer, -1), using))
         rooted = [trees.facts(tree, questions) for tree in trees.paths]
         facts = tuple(fact._replace(tree=trees.of(fact.path)) for fact in questions.facts)
-        status = os.stat(self.answers.executable)
+        status = os.stat(self.about.executable)
         index = Index(
             self.notes.identity,
             self.notes.subject,
-            self.answers.executable,
+            self.about.executable,
             stamp_of(status),
-            self.answers.frames,
+            self.about.frames,
             trees.rows(rooted),
             tuple(packs),
             facts,
@@ -385,7 +404,7 @@ class _Learning:
         asked = {}
         if self.known is not None:
             asked = {(each.folder, each.request): each.path for each in self.known.resolutions}
-        asked |= self.answers.resolved
+        asked |= self.resolved
         return {question: answer for question, answer in asked.items() if answer}
 
     def _facts_of_type(self, path: str, questions: Questions) -> tuple[int, ...] | None:
@@ -429,6 +448,19 @@ class _Trees:
             Tree(path, default_check(TREE if path == "/" else SITE, filesystem_of(path)), its_facts)
             for path, its_facts in zip(self.paths, facts, strict=True)
         )
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Notes], Answers], pieces: Iterable[Notes], count: int
+) -> Iterator[Answers]:
+    """The answers to each piece, in order; `count` of them are worked on meanwhile."""
+    running: deque[Future[Answers]] = deque()
+    for piece in pieces:
+        running.append(pool.submit(work, piece))
+        if len(running) > count:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
 
 
 def _stamp_now(path: str) -> Stamp | None:

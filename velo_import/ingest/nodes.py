@@ -8,21 +8,21 @@ one, so whoever answers says where it is, and is counted once.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from velo_import.errors import VeloError
 
-from .bytecode import SIZE
 from .owner import shown
 
 PATIENCE_SECONDS = 30.0
 OLDEST = (18, 0)
-_MOST_HELLO = 1 << 16
+_HINT = "programs run unchanged under it; name another with --node"
 # What makes a Node another one, or slower to start, than it would be in a program.
 _UNWANTED = ("NODE_", "VELO")
 # Variable, the folder where it is not set, and what follows: of each version manager that is widely used.
@@ -38,20 +38,14 @@ _MANAGERS = (
 
 
 class Node(NamedTuple):
-    """What one Node says about itself."""
+    """What one Node says about itself; `identity` as in FORMAT.md, section 14.1."""
 
     executable: str
-    version: str
-    tag: str  # Names its bytecode, as a build tag does (FORMAT.md, section 1).
+    identity: str
 
-
-def worker_script() -> Path | None:
-    """What a Node runs to say who it is, and to compile; None where this installation has no Node part."""
-    package = Path(__file__).parents[1]
-    for folder in (package / "_node", package.parent / "node_accel"):
-        if (folder / "worker.cjs").is_file():
-            return folder / "worker.cjs"
-    return None
+    @property
+    def version(self) -> str:
+        return self.identity.split("\n")[1].removeprefix("v")
 
 
 def find_nodes(environ: Mapping[str, str] | None = None) -> list[Node]:
@@ -86,45 +80,54 @@ def ask(executable: str) -> Node:
     Raises:
         VeloError: it cannot be run, is none, or is one that Velo leaves alone.
     """
-    hint = "programs run unchanged under it; name another with --node"
+    first, *_ = answers_of(executable, (), "", PATIENCE_SECONDS)
+    try:
+        node = Node(str(first["execPath"]), str(first["identity"]))
+        version = tuple(map(int, node.version.split(".")[:2]))
+    except (KeyError, ValueError, IndexError):
+        raise VeloError(f"{shown(executable)} is no Node that Velo knows", hint=_HINT) from None
+    if version < OLDEST:
+        raise VeloError(f"{shown(executable)} is Node {node.version}; Velo needs 18 or later", hint=_HINT)
+    return node
+
+
+def answers_of(
+    executable: str, options: Sequence[str], records: str, patience: float
+) -> list[dict[str, Any]]:
+    """What our worker says in a Node (FORMAT.md, section 14.5): first about itself, then to each record.
+
+    Raises:
+        VeloError: it cannot be run, or does not answer as our worker does.
+    """
     try:
         done = subprocess.run(
-            worker_command(executable),
-            stdin=subprocess.DEVNULL,
+            [executable, *options, str(_worker())],
+            input=records.encode(),
             capture_output=True,
             env=plain_environment(os.environ),
             cwd="/",
-            timeout=PATIENCE_SECONDS,
+            timeout=patience,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = getattr(error, "strerror", None) or "it gave no answer"
-        raise VeloError(f"cannot run {shown(executable)}: {reason.lower()}", hint=hint) from None
-    fields = hello_in(done.stdout)
-    if done.returncode or len(fields) != 3:
-        raise VeloError(f"{shown(executable)} is no Node that Velo can speed up", hint=hint)
-    tag, version, path = fields
-    return Node(path, version, tag)
+        raise VeloError(f"cannot run {shown(executable)}: {reason.lower()}", hint=_HINT) from None
+    try:
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+    except ValueError:
+        answers = []
+    if done.returncode or not answers:
+        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "it said nothing"
+        raise VeloError(f"{shown(executable)} cannot look at modules: {said}", hint=_HINT)
+    return answers
 
 
-def hello_in(output: bytes) -> list[str]:
-    """Tag, version and executable, as the worker says them first; empty if it said something else."""
-    size = int.from_bytes(output[: SIZE.size], "little")
-    said = output[SIZE.size : SIZE.size + size]
-    if not size or size > _MOST_HELLO or len(said) < size:
-        return []
-    return said.decode("utf-8", "surrogateescape").split("\0")
-
-
-def worker_command(executable: str) -> list[str]:
-    """How a Node is made to compile for us.
-
-    Raises:
-        VeloError: this installation has no Node part.
-    """
-    script = worker_script()
-    if script is None:
-        raise VeloError("this Velo was installed without its part for Node", hint="install Velo again")
-    return [executable, str(script)]
+def _worker() -> Path:
+    """What a Node runs to say who it is, and to compile and resolve without running anything."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "_node", package.parent / "node_accel"):
+        if (folder / "worker.cjs").is_file():
+            return folder / "worker.cjs"
+    raise VeloError("this Velo was installed without its part for Node", hint="install Velo again")
 
 
 def plain_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -75,33 +75,47 @@ def is_captured(unit: bytes) -> bool:
     return bool(UNIT.unpack_from(unit)[7] & CAPTURED)
 
 
-def keep_units(
-    candidates: Iterable[Candidate], tag: str, store: Store, catalog: Catalog, *, label: str
-) -> tuple[dict[bytes, Place], list[SealedPack]]:
-    """Where a unit of each source is: in the store already, or in a new pack, which the catalogue does not
-    know yet. What is there is replaced only by something better.
+class Keeper:
+    """Keeps units: where one of that source is in the store already, and nothing better comes, there it
+    stays; the others go into one new pack. A context manager, because it writes from the first one on.
     """
-    wanted = {candidate.digest: candidate.unit for candidate in candidates}
-    places = {}
-    for digest, variant in catalog.variants_of(wanted, tag, 0).items():
-        record = catalog.pack(variant.pack_id)
-        if record is None:
-            continue
-        pack = PackRecord(f"{record.id[:2]}/{record.id}.pack", record.label, *record.stamp)
-        place = Place(digest, pack, variant.offset, variant.length)
-        if not _is_better(wanted[digest], place, store):
-            places[digest] = place
-    with PackWriter(store, label=label, kind="bytecode", build=tag) as writer:
-        entries = {
-            digest: writer.add(unit, source=digest) for digest, unit in wanted.items() if digest not in places
-        }
-        sealed = seal_all([writer])
-    for digest, entry in entries.items():
-        places[digest] = Place(digest, pack_record(sealed[0]), entry.offset, entry.length)
-    return places, sealed
+
+    def __init__(self, tag: str, store: Store, catalog: Catalog, *, label: str) -> None:
+        self._tag = tag
+        self._store = store
+        self._catalog = catalog
+        self._writer = PackWriter(store, label=label, kind="bytecode", build=tag)
+        self._places: dict[bytes, Place] = {}
+        self._entries: dict[bytes, Entry] = {}
+
+    def add(self, candidates: Iterable[Candidate]) -> None:
+        wanted = {candidate.digest: candidate.unit for candidate in candidates}
+        for digest, variant in self._catalog.variants_of(wanted, self._tag, 0).items():
+            record = self._catalog.pack(variant.pack_id)
+            if record is not None and digest not in self._places:
+                pack = PackRecord(f"{record.id[:2]}/{record.id}.pack", record.label, *record.stamp)
+                place = Place(digest, pack, variant.offset, variant.length)
+                if not _is_better(wanted[digest], place, variant.digest, self._store):
+                    self._places[digest] = place
+        for digest, unit in wanted.items():
+            if digest not in self._places and digest not in self._entries:
+                self._entries[digest] = self._writer.add(unit, source=digest)
+
+    def finish(self) -> tuple[dict[bytes, Place], list[SealedPack]]:
+        """Where each unit is, by digest of its source; and the new pack, unknown to the catalogue."""
+        sealed = seal_all([self._writer])
+        for digest, entry in self._entries.items():
+            self._places[digest] = Place(digest, pack_record(sealed[0]), entry.offset, entry.length)
+        return self._places, sealed
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.abandon()
 
 
-def _is_better(unit: bytes, known: Place, store: Store) -> bool:
+def _is_better(unit: bytes, known: Place, digest: bytes, store: Store) -> bool:
     """Whether a unit is to take the place of one in the store, which may be damaged."""
     try:
         descriptor = open_quietly(store.packs / known.pack.name)
@@ -111,7 +125,7 @@ def _is_better(unit: bytes, known: Place, store: Store) -> bool:
             os.close(descriptor)
     except OSError:
         return True
-    if len(there) < UNIT.size or fold(there[8:]) != UNIT.unpack_from(there)[:2]:
+    if blake3(there).digest() != digest:
         return True
     if is_captured(unit) != is_captured(there):
         return is_captured(unit)

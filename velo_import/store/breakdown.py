@@ -169,6 +169,7 @@ class _Counting:
             (self.store.loose.parent, LOOSE),
             (self.store.catalogue, CATALOGUE),
             (self.store.manifests.parent, MANIFESTS),
+            (self.store.indexes.parent, MANIFESTS),
         ):
             if path == folder or folder in path.parents:
                 return name

@@ -18,6 +18,7 @@ from .layout import PARTS, Store
 
 _ORDER = (
     "manifests",
+    "indexes",
     "meta.db",
     "meta.db.damaged",
     "meta.db.spare",

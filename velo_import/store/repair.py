@@ -38,7 +38,7 @@ from .layout import Store
 from .packs import PackFile, PackWriter, SealedPack, open_pack
 from .quarantine import put_aside
 from .salvage import Payload, payloads_of, scanned_payloads, written_again
-from .verify import BLOB, MANIFEST, PACK, TABLE, TWIN, Damage, Verification, is_outdated
+from .verify import BLOB, INDEX, MANIFEST, PACK, TABLE, TWIN, Damage, Verification, is_outdated
 
 
 class Outcome(NamedTuple):
@@ -60,8 +60,8 @@ class Outcome(NamedTuple):
     @property
     def is_healed(self) -> bool:
         """Whether nobody has to do anything: programs get what they got before."""
-        # Bytecode is compiled again, a twin is made again from its blob, a table by the next learner.
-        return self.restored or (self.damage.subject.kind in (PACK, TWIN, TABLE) and not self.lost)
+        # Bytecode is compiled again, a twin is made again from its blob, a table or an index by a learner.
+        return self.restored or (self.damage.subject.kind in (PACK, TWIN, TABLE, INDEX) and not self.lost)
 
 
 def repair(

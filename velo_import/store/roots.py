@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Roots: what protects the content of the store, and when it was last used (FORMAT.md, sections 6 and 9).
+"""Roots: what protects the content of the store, and when it was last used (FORMAT.md, sections 6, 9 and 14).
 
-Knows environments (the manifests of the store) and registered roots (manifests that were written elsewhere,
-trees that are kept).
+Knows environments (the manifests of the store, and the indexes of Node programs) and registered roots
+(manifests that were written elsewhere, trees that are kept).
 What nothing here needs is garbage; collecting it is gc.py's. Its surprise: a manifest that cannot be read is
 an error and no empty answer, because what it protects would be thrown away.
 """
@@ -18,6 +18,7 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from ..errors import StoreCorrupt, StoreLocked
+from ..format.node import SUFFIX, is_index_name
 from ..format.references import References, references
 from ..format.root import RegisteredRoot, decode_root, encode_root
 from ..host import locks
@@ -30,8 +31,9 @@ ENVIRONMENT, REGISTERED = "environment", "registered"
 class Root(NamedTuple):
     """Something that needs packs and blobs.
 
-    `name` is the key of an environment, the path that a manifest was written to, or the id of a tree that is
-    kept. `last_use` is in seconds since the epoch; for a registered root it is when it was registered.
+    `name` is the key of an environment, the name of an index, the path that a manifest was written to, or the
+    id of a tree that is kept. `last_use` is in seconds since the epoch; of a registered root, when it became
+    one.
     """
 
     kind: str
@@ -43,7 +45,7 @@ class Root(NamedTuple):
 
 def roots(store: Store) -> list[Root]:
     """Everything that protects something now."""
-    return [*_environments(store), *_registered(store)]
+    return [*_environments(store), *_indexes(store), *_registered(store)]
 
 
 @contextmanager
@@ -75,7 +77,9 @@ def needs(root: Root) -> Iterator[tuple[set[bytes], Iterator[list[bytes]]]]:
 
 
 def prefix_of(root: Root) -> str:
-    """The folder of an environment; empty for a registered root, and for what cannot be read."""
+    """The folder of an environment, or what starts a Node program; empty for a registered root, and for what
+    cannot be read.
+    """
     for path, _ in root.files if root.kind == ENVIRONMENT else ():
         with suppress(OSError, StoreCorrupt):
             descriptor = open_quietly(path)
@@ -119,12 +123,16 @@ def unregister(store: Store, path: str) -> None:
 def remove_environment(store: Store, key: str) -> None:
     """Forget all that is published for an environment. Hold the exclusive lease."""
     store.require_writable()
-    folder = store.manifest_folder(key)
-    for path in sorted(folder.glob("*")):
-        remove_quietly(path)
-    with suppress(OSError):
-        folder.rmdir()
-    flush_all([store.manifests])  # what it needed goes next, and must not go before it
+    if is_index_name(key):
+        remove_quietly(store.index_path(key))
+        flush_all([store.indexes])
+    else:
+        folder = store.manifest_folder(key)
+        for path in sorted(folder.glob("*")):
+            remove_quietly(path)
+        with suppress(OSError):
+            folder.rmdir()
+        flush_all([store.manifests])  # what it needed goes next, and must not go before it
     for suffix in ("vain", "shadow", "shadow.old"):
         remove_quietly(store.run / f"{key}.{suffix}")
     for start in (store.run / "starts").glob(f"{key}.*"):
@@ -157,6 +165,15 @@ def _environments(store: Store) -> Iterator[Root]:
             uses.append(os.stat(store.run / f"{_readable_name(key)}.used").st_mtime)
         if files:
             yield Root(ENVIRONMENT, key, tuple(files), max(uses), size)
+
+
+def _indexes(store: Store) -> Iterator[Root]:
+    for path in sorted(store.indexes.glob(f"*{SUFFIX}")):
+        with suppress(FileNotFoundError):
+            status = os.stat(path)
+            files = ((path, stamp_of(status)),)
+            used = max(status.st_atime, status.st_mtime)
+            yield Root(ENVIRONMENT, path.name.removesuffix(SUFFIX), files, used, status.st_blocks * 512)
 
 
 def _readable_name(key: str) -> str:

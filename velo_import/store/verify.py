@@ -20,7 +20,7 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from ..errors import StoreCorrupt
-from ..format import contents, distributions, images, manifest, remembered, root
+from ..format import contents, distributions, images, manifest, node, remembered, root
 from ..format.pack import UnknownFormat
 from ..host.files import Stamp, open_quietly, read_file, stamp_of
 from .blobs import identify
@@ -28,8 +28,8 @@ from .catalog import LOOSE, PACKED, Catalog, Verified
 from .layout import Store
 from .packs import open_pack
 
-PACK, BLOB, TWIN, MANIFEST, ROOT, TABLE = "pack", "blob", "twin", "manifest", "root", "table"
-KINDS = (PACK, BLOB, TWIN, MANIFEST, ROOT, TABLE)
+PACK, BLOB, TWIN, MANIFEST, ROOT, TABLE, INDEX = "pack", "blob", "twin", "manifest", "root", "table", "index"
+KINDS = (PACK, BLOB, TWIN, MANIFEST, ROOT, TABLE, INDEX)
 # What is worth a record of when it was verified (FORMAT.md, section 5.4).
 _WHERE = {PACK: PACKED, BLOB: LOOSE, TWIN: 3, MANIFEST: 4}
 
@@ -107,7 +107,7 @@ def due(
     chosen = []
     rest = []
     for subject in subjects:
-        if subject.kind in (MANIFEST, ROOT, TABLE):
+        if subject.kind in (MANIFEST, ROOT, TABLE, INDEX):
             chosen.append(subject)  # They are small, and everything hangs on them.
             continue
         last = known.get(_key(subject))
@@ -214,6 +214,8 @@ def _subjects(store: Store) -> Iterator[Subject]:
     for name in _TABLES:
         for path in sorted(store.manifests.glob(f"*/{name}")):
             yield from _subject(TABLE, f"{path.parent.name}/{name}", str(path))
+    for path in sorted(store.indexes.glob(f"*{node.SUFFIX}")):
+        yield from _subject(INDEX, path.name, str(path))
     for path in sorted(store.roots.glob("*.root")):
         yield from _subject(ROOT, path.name, str(path))
     for path in sorted(store.packs.glob("??/*.pack")):
@@ -304,6 +306,8 @@ _NO_VERSION = 1 << 16  # No Velo counts so far: from here on it is damage.
 
 _MANIFEST = _Form(manifest.MAGIC, manifest.VERSION, manifest.decode)
 _ROOT = _Form(root.MAGIC, root.VERSION, root.decode_root)
+_INDEX = _Form(node.MAGIC, node.VERSION, node.decode_index)
+_FORMS = {MANIFEST: _MANIFEST, ROOT: _ROOT, INDEX: _INDEX}
 # What is kept of starts beside the manifests of an environment.
 _TABLES = {
     "remembered.table": _Form(remembered.MAGIC, remembered.VERSION, remembered.decode_table),
@@ -315,7 +319,7 @@ _TABLES = {
 
 def _judge_formed(subject: Subject) -> str:
     """What another Velo wrote is not damaged: what its root protects stays protected."""
-    form = {MANIFEST: _MANIFEST, ROOT: _ROOT}.get(subject.kind) or _TABLES[os.path.basename(subject.name)]
+    form = _FORMS.get(subject.kind) or _TABLES[os.path.basename(subject.name)]
     data = read_file(subject.path)
     version = int.from_bytes(data[8:12], "little")
     if data[:8] == form.magic and len(data) >= 12 and version != form.version and version < _NO_VERSION:
@@ -331,4 +335,5 @@ _JUDGES = {
     TWIN: _judge_blob,
     MANIFEST: _judge_formed,
     ROOT: _judge_formed,
+    INDEX: _judge_formed,
 }

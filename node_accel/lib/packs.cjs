@@ -8,8 +8,8 @@ const { decode } = load('unit');
 
 const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 const BIG = { bigint: true };
-const SMALLEST = 64 << 10;
-const LARGEST = 1 << 20;
+const SMALLEST = 128 << 10;
+const LARGEST = 2 << 20;
 const NEAR = 64 << 10;
 
 exports.Packs = class Packs {
@@ -23,7 +23,7 @@ exports.Packs = class Packs {
   unit(number, offset, length) {
     let window = this.windows.get(number);
     if (window === undefined) {
-      window = { begin: 0, end: 0, ahead: SMALLEST / 2, bytes: null };
+      window = { begin: 0, end: 0, ahead: SMALLEST / 4, bytes: null };
       this.windows.set(number, window);
     }
     if (offset < window.begin || offset + length > window.end) this.read(number, window, offset, length);
@@ -34,7 +34,7 @@ exports.Packs = class Packs {
   read(number, window, offset, length) {
     const { index, session } = this;
     const isNext = offset >= window.begin && offset <= window.end + NEAR;
-    window.ahead = isNext ? Math.min(window.ahead * 2, LARGEST) : SMALLEST / 2;
+    window.ahead = isNext ? Math.min(window.ahead * 4, LARGEST) : SMALLEST / 4;
     window.bytes = null;
     window.begin = window.end = 0;
     const name = index.string(index.packs[number * 2]);

@@ -4,7 +4,7 @@
 'use strict';
 
 const fs = require('fs');
-const { foldWords } = load('fold');
+const { sumWords } = load('fold');
 
 const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 const BIG = { bigint: true, throwIfNoEntry: false };
@@ -33,8 +33,9 @@ exports.open = function (path, session) {
   const words = new Uint32Array(bytes.buffer, 0, bytes.length / 4);
   if (bytes.latin1Slice(0, 8) !== 'VELONODE' || words[2] !== 1 || words[3] > 1) return null;
   if (words[4] !== bytes.length || words[5] !== WORDS_OF.length) return null;
-  const [a, b] = foldWords(new Int32Array(bytes.buffer, 0, words.length), 8, words.length);
-  if (a !== words[6] || b !== words[7]) return null;
+  const signed = new Int32Array(bytes.buffer, 0, words.length);
+  const [a, b] = sumWords(signed, 8, words.length);
+  if (a !== signed[6] || b !== signed[7]) return null;
   const sections = [];
   for (let at = 0; at < WORDS_OF.length; at++) {
     const offset = words[8 + 2 * at];

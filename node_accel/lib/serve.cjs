@@ -36,7 +36,8 @@ exports.serve = function (session) {
     script: extensions['.js'],
     json: extensions['.json'],
     compile: Module.prototype._compile,
-    wrap: Module.wrap(''),
+    wrap: Module.wrap,
+    wrapped: Module.wrap(''),
     extensionNames: Object.keys(extensions),
   };
   const symbols = {};
@@ -79,7 +80,7 @@ exports.serve = function (session) {
     }
     let at = 0;
     for (const name in extensions) if (name !== native.extensionNames[at++]) return false;
-    return at === native.extensionNames.length && Module.wrap('') === native.wrap;
+    return at === native.extensionNames.length && Module.wrap === native.wrap;
   }
 
   function isRelative(text) {
@@ -191,6 +192,10 @@ exports.serve = function (session) {
     const unit = packs.unit(files[at + 5], files[at + 6] * 16, files[at + 7]);
     if (unit === null || unit.flags & UNCOMPILED || (unit.kind === TEXT) !== (kind === TEXT)) {
       leftToNode(unit === null ? 'unreadable pack' : 'import() on this Node', path);
+      return null;
+    }
+    if (Module.wrap('') !== native.wrapped) {
+      leftToNode('patched loader', path);
       return null;
     }
     if (kind === TEXT) return { path, isText: true, value: JSON.parse(unit.text) };

@@ -4,7 +4,7 @@
 // error are those of the source.
 'use strict';
 
-const { foldWords } = load('fold');
+const { sumWords } = load('fold');
 
 const SCRIPT = 1;
 const TEXT = 2;
@@ -36,7 +36,7 @@ function encode(kind, text, bytecode, flags) {
   words[7] = flags;
   bytes.write(text, HEADER, wide ? 'utf16le' : 'latin1');
   if (place) bytecode.copy(bytes, place);
-  const [a, b] = foldWords(words, 2, words.length);
+  const [a, b] = sumWords(words, 2, words.length);
   words[0] = a;
   words[1] = b;
   return bytes;
@@ -50,8 +50,8 @@ function decode(bytes, offset, length) {
   const place = words[5];
   const size = words[6];
   if (textLength < 0 || size < 0 || HEADER + textLength > length || (place && (place < HEADER + textLength || place + size > length))) return null;
-  const [a, b] = foldWords(words, 2, words.length);
-  if ((a | 0) !== words[0] || (b | 0) !== words[1]) return null;
+  const [a, b] = sumWords(words, 2, words.length);
+  if (a !== words[0] || b !== words[1]) return null;
   const begin = offset + HEADER;
   return {
     kind: words[2],

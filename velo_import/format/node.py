@@ -142,7 +142,7 @@ class Index(NamedTuple):
 
 
 def fold(data: bytes) -> tuple[int, int]:
-    """The checksum of section 14; both halves."""
+    """The hash in names (section 14); both halves."""
     a, b = 0x56454C4F, 0x4E4F4445
     for first, second in _PAIR.iter_unpack(data + bytes(-len(data) % 8)):
         a = (((a << 5 | a >> 27) ^ first) * 0x9E3779B1) & 0xFFFFFFFF
@@ -150,6 +150,14 @@ def fold(data: bytes) -> tuple[int, int]:
     b = ((b ^ a >> 15) * 0x9E3779B1) & 0xFFFFFFFF
     a = ((a ^ b >> 13) * 0x85EBCA6B) & 0xFFFFFFFF
     return a, b
+
+
+def checksum(data: bytes) -> tuple[int, int]:
+    """The checksum of indexes and units (section 14); both halves."""
+    words = [word for pair in _PAIR.iter_unpack(data + bytes(-len(data) % 8)) for word in pair]
+    first = sum(words, 0x56454C4F)
+    second = sum(accumulate(words, initial=0x56454C4F), 0x4E4F4445 - 0x56454C4F)
+    return first & 0xFFFFFFFF, second & 0xFFFFFFFF
 
 
 def fold_name(text: str) -> str:
@@ -264,7 +272,7 @@ def _assembled(sections: Sequence[bytes], about: bytes, features: int) -> bytes:
     if at > MOST_BYTES:
         raise ValueError(f"an index of {at} bytes is too large")
     rest = b"".join((*table, about, *body))
-    return HEADER.pack(MAGIC, VERSION, features, at, len(SECTIONS), *fold(rest)) + rest
+    return HEADER.pack(MAGIC, VERSION, features, at, len(SECTIONS), *checksum(rest)) + rest
 
 
 class _Lists(_Table):
@@ -332,7 +340,7 @@ class _Decoding:
             raise ValueError("not an index of this version")
         if size != len(data) or size % 8 or size > MOST_BYTES:
             raise ValueError(f"says {size} bytes, has {len(data)}")
-        if tuple(check) != fold(data[HEADER.size :]):
+        if tuple(check) != checksum(data[HEADER.size :]):
             raise ValueError("checksum differs")
         self.sections = {}
         for number, name in enumerate(SECTIONS):

@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from velo_import.errors import StoreCorrupt
 from velo_import.format.manifest import PackRecord
-from velo_import.format.node import CAPTURED, SCRIPT, TEXT, UNIT, UNIT_STEP, fold
+from velo_import.format.node import CAPTURED, SCRIPT, TEXT, UNIT, UNIT_STEP, checksum
 from velo_import.format.pack import COPIES, Entry
 from velo_import.host.files import open_quietly
 from velo_import.store.catalog import Catalog
@@ -68,7 +68,7 @@ def is_of(unit: bytes, source: bytes, *, is_foreign: bool) -> bool:
         return False
     if unit[UNIT.size : UNIT.size + length] != expected:
         return False
-    return not is_foreign or fold(unit[8:]) == (first, second)
+    return not is_foreign or checksum(unit[8:]) == (first, second)
 
 
 def is_captured(unit: bytes) -> bool:

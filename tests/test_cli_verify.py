@@ -19,6 +19,7 @@ from velo_import.store.index import BlobIndex, write_index
 from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter
 from velo_import.store.reading import Reader
+from velo_import.store.verify import KINDS
 
 
 def velo(home: Path, *arguments: str, **variables: str) -> Result:

@@ -31,6 +31,8 @@ def answer(arguments: Sequence[str]) -> int | None:
     if asked is None:
         return None
     target, python, as_json = asked
+    if not python and os.path.isdir(os.path.join(target, "node_modules")):
+        return None  # There are Nodes to be looked for, too.
     try:
         summary = _summary(os.path.abspath(target), python)
     except Exception:  # whatever it is, the long way meets it as well, and explains it

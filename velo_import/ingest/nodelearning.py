@@ -254,11 +254,33 @@ def _batches(notes: Notes) -> Iterator[Notes]:
         yield piece if at == 0 else piece._replace(mains=(), requests=())
 
 
+def extensions_of(identity: str) -> list[str]:
+    """The suffixes that `require` tries, in Node's order."""
+    return identity.split("\n")[4].split(",")
+
+
+def with_stale_requests(notes: Notes, known: Index) -> Notes:
+    """The notes, and what no longer leads where it did: the files that request it may not have changed, and
+    are not looked at then.
+    """
+    resolver = Resolver(Questions(), extensions_of(known.identity))
+    requests, mains = [], []
+    for each in known.resolutions:
+        try:
+            resolver.resolve(each.folder or "/", each.request, each.path)
+        except Unclear:
+            if each.folder == MAIN:
+                mains.append(each.request)
+            else:
+                requests.append((os.path.join(each.folder, "-.js"), each.request))
+    return notes._replace(mains=(*notes.mains, *mains), requests=(*notes.requests, *requests))
+
+
 class _Learning:
     """The state of one learning run."""
 
     def __init__(self, notes: Notes, known: Index | None, store: Store, catalog: Catalog) -> None:
-        self.notes = notes
+        self.notes = notes if known is None else with_stale_requests(notes, known)
         self.known = known
         self.store = store
         self.catalog = catalog
@@ -352,8 +374,7 @@ class _Learning:
 
     def _index(self, files: Mapping[str, _File]) -> tuple[Index, int]:
         questions = Questions()
-        extensions = self.notes.identity.split("\n")[4].split(",")
-        resolver = Resolver(questions, extensions)
+        resolver = Resolver(questions, extensions_of(self.notes.identity))
         trees = _Trees()
         kept: dict[str, File] = {}
         packs = {file.place.pack: 0 for file in files.values()}
@@ -461,6 +482,19 @@ def _ahead(
             yield running.popleft().result()
     while running:
         yield running.popleft().result()
+
+
+def unchanged_files(store: Store, name: str) -> set[str]:
+    """The files of an index that need not be looked at: they and their units are what they were."""
+    known = published_index(store, name)
+    if known is None:
+        return set()
+    usable = usable_packs(store, dict.fromkeys(known.packs))
+    return {
+        file.path
+        for file in known.files
+        if known.packs[file.pack] in usable and _stamp_now(file.path) == file.stamp
+    }
 
 
 def _stamp_now(path: str) -> Stamp | None:

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an ingest learned of Node modules, in words or as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from ..ingest.nodelearning import NodeSummary
+from . import render
+
+
+def node_document(learned: Sequence[NodeSummary]) -> list[dict[str, Any]]:
+    """For programs: of the files that are left to Node only how many, by reason."""
+    return [{**each._asdict(), "left": dict(Counter(each.left.values()))} for each in learned]
+
+
+def show_nodes(learned: Sequence[NodeSummary], freed: int, as_json: bool) -> None:
+    """Print what was learned for each Node. `freed` is what the size limit of the store cost others."""
+    if as_json:
+        render.data({"nodes": node_document(learned), "freed": freed})
+        return
+    rows = [
+        (
+            each.build,
+            each.prefix,
+            str(each.files) + ("" if each.published else ", unchanged"),
+            str(each.compiled),
+            str(each.resolutions),
+            str(len(each.left)),
+            f"{each.seconds:.2f} s",
+        )
+        for each in learned
+    ]
+    render.table(
+        ("node", "tree", "modules", "compiled", "requests", "left to Node", "time"),
+        rows,
+        right=(2, 3, 4, 5, 6),
+    )
+    if freed:
+        render.note(f"the store was over its limit: {render.size(freed)} of what is least used were removed")

@@ -17,11 +17,13 @@ import click
 
 from ..errors import UsageFault, VeloError
 from ..ingest.interpreter import OLDEST
+from ..ingest.nodetrees import SUFFIXES
 from ..launch.environment import child_environment
 from ..launch.execute import Fault, check_manifest
 from ..launch.injection import injection_folder, prepare
 from . import render
 from .common import default_python, is_readonly, json_flag, python_option, settings
+from .explainnode import explain_node
 from .manifests import read_manifest
 
 EXPLAINER = Path(__file__).resolve().parents[1] / "hook" / "explain.py"
@@ -64,8 +66,11 @@ with open(pipe, "w", encoding="utf-8") as file:
 def command(name: str, manifest: str, check: str | None, python: str | None, as_json: bool) -> int:
     """Say who would serve a module, and why, or why not.
 
-    Exit code 1 when Python does not find the module either.
+    Exit code 1 when Python does not find the module either. Of a .js, .cjs or .json file: which Node would be
+    served with it; exit code 1 if none.
     """
+    if name.endswith(SUFFIXES):
+        return explain_node(name, as_json)
     interpreter = python or default_python()
     try:
         check_manifest(manifest)

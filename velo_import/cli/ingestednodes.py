@@ -33,10 +33,7 @@ def show_nodes(learned: Sequence[NodeSummary], freed: int, as_json: bool) -> Non
         )
         for each in learned
     ]
-    render.table(
-        ("node", "tree", "modules", "compiled", "requests", "left to Node", "time"),
-        rows,
-        right=(2, 3, 4, 5, 6),
-    )
+    titles = ("node", "tree", "modules", "compiled", "requests", "left to Node", "time")
+    render.table(titles, rows, right=(2, 3, 4, 5, 6))
     if freed:
         render.note(f"the store was over its limit: {render.size(freed)} of what is least used were removed")

@@ -29,6 +29,7 @@ from ..store import names
 from ..store.layout import Store
 from . import render, trees
 from .common import json_flag, open_store
+from .indexes import published_indexes
 from .manifests import chosen, published, read_manifest
 
 
@@ -40,9 +41,12 @@ def command() -> None:
 @command.command("list")
 @json_flag
 def list_(as_json: bool) -> None:
-    """Every manifest in the store: `base` was ingested, `upper` was learned."""
+    """Every manifest in the store: `base` was ingested, `upper` was learned; and every index of Node's:
+    `tree` was ingested, `start` was learned.
+    """
+    store = open_store()
     shown = []
-    for file in published(open_store()):
+    for file in published(store):
         entry: dict[str, Any] = {
             "key": file.key,
             "layer": file.layer,
@@ -59,6 +63,22 @@ def list_(as_json: bool) -> None:
             entry |= {"prefix": "", "build": "", "optimisation": 0, "modules": 0, "files": 0}
             entry["problem"] = error.message
         shown.append(entry)
+    shown += [
+        {
+            "key": found.key,
+            "layer": found.layer,
+            "path": str(found.path),
+            "bytes": found.size,
+            "updated": found.updated,
+            "prefix": found.subject,
+            "build": found.said.build if found.said is not None else "",
+            "optimisation": 0,
+            "modules": len(found.said.files) if found.said is not None else 0,
+            "files": len(found.said.files) if found.said is not None else 0,
+            "problem": found.problem or None,
+        }
+        for found in published_indexes(store)
+    ]
     if as_json:
         render.data({"manifests": shown})
         return

@@ -17,6 +17,7 @@ from ..store.catalog import Catalog
 from ..store.layout import Store
 from . import render
 from .common import json_flag, open_store
+from .indexes import published_indexes
 from .manifest import module_count
 from .manifests import published, read_manifest
 
@@ -67,7 +68,7 @@ def command(as_json: bool) -> None:
         for entry in manifests
     ]
     render.table(
-        ("environment", "python", "layer", "modules", "packs", "size", "age"), rows, right=(3, 4, 5, 6)
+        ("environment", "build", "layer", "modules", "packs", "size", "age"), rows, right=(3, 4, 5, 6)
     )
     if starts:
         render.line()
@@ -81,7 +82,9 @@ def command(as_json: bool) -> None:
 
 
 def environments(store: Store) -> list[dict[str, Any]]:
-    """One entry for each manifest in the store; `exists` tells whether its environment is still there."""
+    """One entry for each manifest and each index in the store; `exists` tells whether what it is for is still
+    there.
+    """
     entries = []
     for file in published(store):
         entry: dict[str, Any] = {
@@ -103,6 +106,21 @@ def environments(store: Store) -> list[dict[str, Any]]:
                 "exists": os.path.isdir(manifest.prefix),
             }
         entries.append(entry)
+    for found in published_indexes(store):
+        index = found.said
+        entries.append(
+            {
+                "key": found.key,
+                "layer": found.layer,
+                "bytes": found.size,
+                "updated": found.updated,
+                "prefix": found.subject,
+                "build": index.build if index is not None else found.problem,
+                "modules": len(index.files) if index is not None else 0,
+                "packs": len(index.packs) if index is not None else 0,
+                "exists": found.exists,
+            }
+        )
     return entries
 
 

@@ -83,8 +83,8 @@ def ingest_node(
 
 
 def modules_below(folder: str) -> Iterator[str]:
-    """The files that a program may require, in the order of their names; no link is followed, because Node asks
-    for what is behind one by its own name.
+    """The files that a program may require, in the order of their names; no link is followed, because Node
+    asks for what is behind one by its own name.
     """
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") or _is_store(place, name))

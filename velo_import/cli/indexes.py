@@ -15,8 +15,8 @@ from ..store.layout import Store
 
 
 class IndexFile(NamedTuple):
-    """One published index. Its layer is `start` (learned from programs) or `tree` (ingested); `said` is None if
-    it is damaged, and `problem` says then how.
+    """One published index. Its layer is `start` (learned from programs) or `tree` (ingested); `said` is None
+    if it is damaged, and `problem` says then how.
     """
 
     key: str

@@ -46,6 +46,8 @@ assert (HEADER.size, HEADER_SIZE) == (32, 176)
 STAMP = Struct("<qqqq")  # mtime, ctime, inode, size
 _TREE, _PACK, _FACT, _FOLDER, _RESOLUTION, _FILE = (Struct(f"<{count}I") for count in (4, 2, 4, 5, 4, 8))
 _PAIR = Struct("<II")
+_WORD = Struct("<I")
+_BEGIN = 0x56454C4F, 0x4E4F4445
 
 # Kinds of facts, of units, and flags of units.
 ABSENT, SAME, UNCHANGED = range(3)
@@ -351,7 +353,7 @@ class _Decoding:
         self.about = ABOUT.unpack_from(data, HEADER_SIZE - ABOUT.size)
         self.strings = self._strings(bool(features & WIDE))
         self.stamps = [Stamp(*row) for row in STAMP.iter_unpack(self.sections["stamps"])]
-        self.words = [word for (word,) in Struct("<I").iter_unpack(self.sections["lists"])]
+        self.words = [word for (word,) in _WORD.iter_unpack(self.sections["lists"])]
         self.fact_count = len(self.sections["facts"]) // _FACT.size
 
     def index(self) -> Index:
@@ -435,7 +437,7 @@ class _Decoding:
     def _strings(self, is_wide: bool) -> list[str]:
         data = self.sections["text"]
         width, encoding = (2, "utf-16-le") if is_wide else (1, "latin-1")
-        ends = [width * offset for (offset,) in Struct("<I").iter_unpack(self.sections["offsets"])]
+        ends = [width * offset for (offset,) in _WORD.iter_unpack(self.sections["offsets"])]
         if not ends or ends[-1] > len(data) or any(start > end for start, end in pairwise(ends)):
             raise ValueError("strings lie outside their table")
         # Piece by piece: offsets count halves of what lies beyond U+FFFF.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,8 @@ from . import render
 
 
 def node_document(learned: Sequence[NodeSummary]) -> list[dict[str, Any]]:
-    """For programs: of the files that are left to Node only how many, by reason."""
-    return [{**each._asdict(), "left": dict(Counter(each.left.values()))} for each in learned]
+    """For programs."""
+    return [each._asdict() for each in learned]
 
 
 def show_nodes(learned: Sequence[NodeSummary], freed: int, as_json: bool) -> None:
@@ -28,7 +27,7 @@ def show_nodes(learned: Sequence[NodeSummary], freed: int, as_json: bool) -> Non
             str(each.files) + ("" if each.published else ", unchanged"),
             str(each.compiled),
             str(each.resolutions),
-            str(len(each.left)),
+            str(sum(each.left.values())),
             f"{each.seconds:.2f} s",
         )
         for each in learned

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -74,7 +74,7 @@ class NodeSummary(NamedTuple):
     resolutions: int
     compiled: int
     captured: int
-    left: dict[str, str]  # Files that are left to Node, and why.
+    left: dict[str, int]  # How many files are left to Node, by reason.
     unclear: int  # Requests that are left to Node.
     seconds: float
 
@@ -175,7 +175,7 @@ def learn_from(
         len(index.resolutions),
         work.compiled,
         work.captured,
-        work.left,
+        dict(Counter(work.left.values())),
         work.unclear,
         time.monotonic() - began,
     )

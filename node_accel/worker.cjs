@@ -15,7 +15,8 @@ const { identityOf, optionsOf } = load('names');
 
 const EXPLICIT = 3;
 const LITERAL = /\brequire\s*\(\s*(?:"([^"\\\n]+)"|'([^'\\\n]+)'|`([^`\\\n$]+)`)\s*\)/g;
-const REACHES_IMPORT = /\bimport\s*\(|\beval\b|\bFunction\s*\(/;
+// `import()`, and what compiles text that may hold it.
+const REACHES_IMPORT = /\bimport\s*(?:\/\*[^]*?\*\/\s*|\/\/.*\s*)*\(|\beval\b|\bFunction\s*\(|[=(,:?]\s*Function\b/;
 const PARAMETERS = ['exports', 'require', 'module', '__filename', '__dirname'];
 const LARGEST_SOURCE = 64 << 20;
 const loader = vm.constants && vm.constants.USE_MAIN_CONTEXT_DEFAULT_LOADER;
@@ -79,6 +80,8 @@ function namesItsFile() {
   return new vm.Script(text, { filename: '/-second', cachedData }).runInThisContext()().includes('/-first');
 }
 
+const isPlaced = namesItsFile();
+
 function compiled(file, text) {
   const script = new vm.Script(text, { filename: file, lineOffset: -1, importModuleDynamically: loader });
   return script.createCachedData();
@@ -103,7 +106,7 @@ function learned(file) {
   if (extension === '' && type !== undefined) return 'suffix';
   vm.compileFunction(source, PARAMETERS, { filename: file }); // throws what is no CommonJS
   const text = wrapped(source);
-  const flags = loader === undefined && REACHES_IMPORT.test(source) ? UNCOMPILED : 0;
+  const flags = isPlaced && REACHES_IMPORT.test(source) ? UNCOMPILED : 0;
   const bytecode = flags ? Buffer.alloc(0) : compiled(file, text);
   return [type === 'commonjs' ? EXPLICIT : SCRIPT, flags, encode(SCRIPT, text, bytecode, flags), source];
 }
@@ -152,7 +155,7 @@ function main() {
     version: process.version,
     arch: process.arch,
     execPath: process.execPath,
-    placed: namesItsFile(),
+    placed: isPlaced,
     frames: require('./lib/probe.cjs')(__filename, require),
   };
   forgetGlobalFolders();

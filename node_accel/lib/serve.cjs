@@ -190,7 +190,8 @@ exports.serve = function (session) {
       return kind === TEXT ? null : edited(path, kind);
     }
     const unit = packs.unit(files[at + 5], files[at + 6] * 16, files[at + 7]);
-    if (unit === null || unit.flags & UNCOMPILED || (unit.kind === TEXT) !== (kind === TEXT)) {
+    const isOutOfReach = unit !== null && unit.flags & UNCOMPILED && importer === undefined;
+    if (unit === null || isOutOfReach || (unit.kind === TEXT) !== (kind === TEXT)) {
       leftToNode(unit === null ? 'unreadable pack' : 'import() on this Node', path);
       return null;
     }
@@ -201,7 +202,7 @@ exports.serve = function (session) {
     if (kind === TEXT) return { path, isText: true, value: JSON.parse(unit.text) };
     const script = scriptOf(path, unit.text, unit.bytecode);
     if (script.cachedDataRejected) leftToNode('bytecode rejected', path);
-    if (session.mayWrite && (!(unit.flags & CAPTURED) || script.cachedDataRejected)) {
+    if (session.mayWrite && !(unit.flags & UNCOMPILED) && (!(unit.flags & CAPTURED) || script.cachedDataRejected)) {
       session.captured.push({ path, script, text: unit.text });
       session.watchExit(session);
     }
@@ -270,7 +271,7 @@ exports.serve = function (session) {
     restore();
     const isForeign = kModuleSource !== undefined && module[kModuleSource] !== undefined;
     if (entry === null || entry.path !== filename || isForeign || retired) return native.json.call(extensions, module, filename);
-    if (kFormat !== undefined && module[kFormat] === undefined) module[kFormat] = 'json';
+    if (Object.prototype.hasOwnProperty.call(module, kFormat) && module[kFormat] === undefined) module[kFormat] = 'json';
     counts.served++;
     if (log !== null) log(`${filename}: served`);
     module.exports = entry.value;

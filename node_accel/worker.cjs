@@ -10,13 +10,13 @@ const vm = require('vm');
 const Module = require('module');
 const load = require('./lib/room.cjs').loader(path.join(__dirname, 'lib/'), require);
 const { hexadecimal } = load('fold');
-const { SCRIPT, TEXT, UNCOMPILED, encode, wrapped } = load('unit');
+const { SCRIPT, TEXT, UNCOMPILED, IMPORTS, IMPORT, encode, wrapped } = load('unit');
 const { identityOf, optionsOf } = load('names');
 
 const EXPLICIT = 3;
 const LITERAL = /\brequire\s*\(\s*(?:"([^"\\\n]+)"|'([^'\\\n]+)'|`([^`\\\n$]+)`)\s*\)/g;
-// `import()`, and what compiles text that may hold it.
-const REACHES_IMPORT = /\bimport\s*(?:\/\*[^]*?\*\/\s*|\/\/.*\s*)*\(|\beval\b|\bFunction\s*\(|[=(,:?]\s*Function\b/;
+// What compiles text that may hold an `import()`.
+const COMPILES = /\beval\b|\bFunction\s*\(|[=(,:?]\s*Function\b/;
 const PARAMETERS = ['exports', 'require', 'module', '__filename', '__dirname'];
 const LARGEST_SOURCE = 64 << 20;
 const loader = vm.constants && vm.constants.USE_MAIN_CONTEXT_DEFAULT_LOADER;
@@ -106,8 +106,10 @@ function learned(file) {
   if (extension === '' && type !== undefined) return 'suffix';
   vm.compileFunction(source, PARAMETERS, { filename: file }); // throws what is no CommonJS
   const text = wrapped(source);
-  const flags = isPlaced && REACHES_IMPORT.test(source) ? UNCOMPILED : 0;
-  const bytecode = flags ? Buffer.alloc(0) : compiled(file, text);
+  const imports = IMPORT.test(source);
+  const isUncompiled = isPlaced && (imports || COMPILES.test(source));
+  const flags = (imports ? IMPORTS : 0) | (isUncompiled ? UNCOMPILED : 0);
+  const bytecode = isUncompiled ? Buffer.alloc(0) : compiled(file, text);
   return [type === 'commonjs' ? EXPLICIT : SCRIPT, flags, encode(SCRIPT, text, bytecode, flags), source];
 }
 

@@ -94,9 +94,9 @@ function capture(session, path) {
   const units = [];
   const notes = [];
   let size = 0;
-  for (const { path: file, script, text } of session.captured) {
+  for (const { path: file, script, text, flags } of session.captured) {
     if (Date.now() - began > LONGEST_CAPTURE || size > LARGEST_CAPTURE) break;
-    const unit = encode(SCRIPT, text, script.createCachedData(), CAPTURED);
+    const unit = encode(SCRIPT, text, script.createCachedData(), flags | CAPTURED);
     notes.push(`unit=${size} ${unit.length} ${file}`);
     units.push(unit);
     size += unit.length;

@@ -36,9 +36,11 @@ exports.functions = function (frames, hooks) {
     'let result; try { result =');
   text += 'apply(entry.wrapper, exports, [exports, require, this, filename, entry.folder]); } finally { hooks.exit(this, entry); }';
   text += 'return result; };';
-  text += at(js[1], js[2], run[1], 'Module._extensions[".js"] = function (module, filename) {' +
+  // From 22 on V8 knows Node's own functions by another name.
+  const head = parseInt(process.versions.node, 10) < 22 ? 'Module._extensions[".js"] = function' : 'Module._extensions = { "Object..js": function';
+  text += at(js[1], js[2], run[1], head + ' (module, filename) {' +
     'const entry = hooks.take(module, filename); const run = entry === null ? hooks.nativeScript : Module.prototype._compile;');
-  text += 'apply(run, entry === null ? hooks.nativeExtensions : module, entry === null ? [module, filename] : [entry, filename]); }; })';
+  text += 'apply(run, entry === null ? hooks.nativeExtensions : module, entry === null ? [module, filename] : [entry, filename]); }' + (head.includes('{') ? '}' : '') + '; })';
   const Module = { _extensions: {}, prototype: {} };
   compiled(run[0], first, text)(Module, hooks, Reflect.apply);
 
@@ -54,5 +56,5 @@ exports.functions = function (frames, hooks) {
     'require.resolve = resolve; resolve.paths = paths; require.main = process.mainModule;' +
     'require.extensions = Module._extensions; require.cache = Module._cache; return require; }; })';
   const makeRequire = compiled(require[0], first, text)(hooks, hooks.Module, process);
-  return { loadScript: Module._extensions['.js'], makeRequire };
+  return { loadScript: Object.values(Module._extensions)[0], makeRequire };
 };

@@ -14,7 +14,7 @@ const { dirname } = require('path');
 const { Facts } = load('facts');
 const { Packs } = load('packs');
 const { functions } = load('mimic');
-const { SCRIPT, TEXT, CAPTURED, UNCOMPILED, BEFORE, AFTER, wrapped } = load('unit');
+const { TEXT, CAPTURED, UNCOMPILED, IMPORTS, IMPORT, wrapped } = load('unit');
 
 const EXPLICIT = 3;
 const PARAMETERS = ['exports', 'require', 'module', '__filename', '__dirname'];
@@ -46,6 +46,7 @@ exports.serve = function (session) {
   const log = process.env.VELO_LOG ? load('log').logger(process.env.VELO_LOG) : null;
 
   let retired = false;
+  let isAllowed = false;
   let depth = OUTERMOST;
   let asked = null; // the parent whose request is answered
   let request = '';
@@ -200,10 +201,11 @@ exports.serve = function (session) {
       return null;
     }
     if (kind === TEXT) return { path, isText: true, value: JSON.parse(unit.text) };
+    if (unit.flags & IMPORTS) allowImports();
     const script = scriptOf(path, unit.text, unit.bytecode);
     if (script.cachedDataRejected) leftToNode('bytecode rejected', path);
     if (session.mayWrite && !(unit.flags & UNCOMPILED) && (!(unit.flags & CAPTURED) || script.cachedDataRejected)) {
-      session.captured.push({ path, script, text: unit.text });
+      session.captured.push({ path, script, text: unit.text, flags: unit.flags });
       session.watchExit(session);
     }
     return entryOf(path, kind, script);
@@ -214,12 +216,26 @@ exports.serve = function (session) {
   function edited(path, kind) {
     const source = readFileSync(path, 'utf8');
     if (source.charCodeAt(0) === 0xfeff || (importer === undefined && /import|eval|Function/.test(source))) return null;
+    if (IMPORT.test(source)) allowImports();
     try {
       vm.compileFunction(source, PARAMETERS, { filename: path });
       counts.native++;
       return entryOf(path, kind, scriptOf(path, wrapped(source), undefined));
     } catch (error) {
       return null;
+    }
+  }
+
+  // Node warns once that what gives our scripts its own `import()` is experimental: nobody asked for that.
+  function allowImports() {
+    if (isAllowed || importer === undefined) return;
+    isAllowed = true;
+    const before = process.emitWarning;
+    process.emitWarning = () => {};
+    try {
+      scriptOf('/-', 'import("node:fs").catch(() => {})', undefined).runInThisContext();
+    } finally {
+      process.emitWarning = before;
     }
   }
 

@@ -10,6 +10,7 @@ const SCRIPT = 1;
 const TEXT = 2;
 const CAPTURED = 1;
 const UNCOMPILED = 2;
+const IMPORTS = 4;
 const HEADER = 32;
 const BEFORE = '(function (exports, require, module, __filename, __dirname) {\n';
 const AFTER = '\n})';
@@ -61,4 +62,7 @@ function decode(bytes, offset, length) {
   };
 }
 
-Object.assign(exports, { SCRIPT, TEXT, CAPTURED, UNCOMPILED, BEFORE, AFTER, wrapped, encode, decode });
+// `import()`, as far as text can tell.
+const IMPORT = /\bimport\s*(?:\/\*[^]*?\*\/\s*|\/\/.*\s*)*\(/;
+
+Object.assign(exports, { SCRIPT, TEXT, CAPTURED, UNCOMPILED, IMPORTS, IMPORT, BEFORE, AFTER, wrapped, encode, decode });

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The three functions of Node's loader that stand in tracebacks between two modules, ours instead of Node's: they have its
+// The functions of Node's loader that stand in tracebacks between two modules, ours instead of Node's: they have its
 // names, and stand in scripts of its names at its lines and columns, so that an error's `stack` is what it is without us.
 // Where they stand differs from version to version; the worker has asked (FORMAT.md, section 14.3, frames).
 'use strict';
@@ -17,7 +17,7 @@ function compiled(filename, line, text) {
 
 // {compile, loadScript, makeRequire}; null where the frames are not ones that can be imitated.
 exports.functions = function (frames, hooks) {
-  const [run, js, require, resolve] = frames;
+  const [run, js, require, resolve, inner, outer] = frames;
   const isPossible =
     run[0] === js[0] &&
     require[0] === resolve[0] &&
@@ -27,7 +27,8 @@ exports.functions = function (frames, hooks) {
     resolve[1] > require[1] &&
     resolve[1] < 1e5 &&
     js[1] < 1e5 &&
-    frames.every((frame) => frame[0].startsWith('node:') && frame[2] >= 8 && frame[2] < 100);
+    (inner[1] === 0 || (inner[0] === outer[0] && inner[1] > 1 && inner[2] > 8 && outer[1] > inner[1] && outer[1] < 1e5)) &&
+    frames.every((frame, number) => (number > 3 && inner[1] === 0) || (frame[0].startsWith('node:') && frame[2] >= 8 && frame[2] < 100));
   if (!isPossible) return null;
 
   let first = run[1] - 1;
@@ -44,17 +45,31 @@ exports.functions = function (frames, hooks) {
   const Module = { _extensions: {}, prototype: {} };
   compiled(run[0], first, text)(Module, hooks, Reflect.apply);
 
+  // What Node 24 has between `require.resolve` and the resolver.
+  let resolver = 'Module._resolveFilename(request, mod, false, options)';
+  let between;
+  if (inner[1] !== 0) {
+    first = inner[1] - 1;
+    text = at(inner[1], inner[2] - 7, first, '(function (Module) { "use strict";' +
+      'function wrapResolveFilename(request, parent, isMain, options) { return (');
+    text += 'Module._resolveFilename(request, parent, isMain, options)); }';
+    text += at(outer[1], outer[2], inner[1], 'return function resolveForCJSWithHooks(request, parent, isMain, options) { return (');
+    text += 'wrapResolveFilename(request, parent, isMain, options)); }; })';
+    between = compiled(inner[0], first, text)(hooks.Module);
+    resolver = 'between(request, mod, false, options === undefined ? {} : options)';
+  }
+
   first = require[1] - 1;
-  text = at(require[1], require[2] - 4, first, '(function (hooks, Module, process) { "use strict"; return function (mod) {' +
+  text = at(require[1], require[2] - 4, first, '(function (hooks, Module, process, between) { "use strict"; return function (mod) {' +
     'function require(path) { hooks.prepare(mod, path); try { return (');
   text += 'mod.require(path)); } finally { hooks.leave(); } }';
-  text += at(resolve[1], resolve[2] - 7, require[1], 'function resolve(request, options) {' +
+  text += at(resolve[1], between === undefined ? resolve[2] - 7 : resolve[2], require[1], 'function resolve(request, options) {' +
     'if (hooks.isRetired() || typeof request !== "string") return Module.createRequire(mod.filename).resolve(request, options); return (');
-  text += 'Module._resolveFilename(request, mod, false, options)); }' +
+  text += resolver + '); }' +
     'function paths(request) { return typeof request === "string" ? Module._resolveLookupPaths(request, mod) :' +
     'Module.createRequire(mod.filename).resolve.paths(request); }' +
     'require.resolve = resolve; resolve.paths = paths; require.main = process.mainModule;' +
     'require.extensions = Module._extensions; require.cache = Module._cache; return require; }; })';
-  const makeRequire = compiled(require[0], first, text)(hooks, hooks.Module, process);
+  const makeRequire = compiled(require[0], first, text)(hooks, hooks.Module, process, between);
   return { loadScript: Object.values(Module._extensions)[0], makeRequire };
 };

@@ -24,7 +24,9 @@ module.exports = function (callerFile, callerRequire) {
   });
   // Innermost first: this file, running it, loading it, ..., `require`, the caller.
   const own = resolving.findIndex((frame) => frame[0] === __filename);
-  return [loading[0], loading[1], loading[loading.length - 1], resolving[own - 1]];
+  // The resolver itself throws; between it and `require.resolve` there is nothing, or two calls.
+  const between = own === 4 ? [resolving[1], resolving[2]] : [['', 0, 0], ['', 0, 0]];
+  return [loading[0], loading[1], loading[loading.length - 1], resolving[own - 1], ...between];
 };
 
 Error.stackTraceLimit = 50;

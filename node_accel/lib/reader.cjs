@@ -9,7 +9,7 @@ const { sumWords } = load('fold');
 const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 const BIG = { bigint: true, throwIfNoEntry: false };
 const LARGEST = 256 << 20;
-const FIRST_SECTION = 176;
+const FIRST_SECTION = 200;
 const WORDS_OF = [8, 4, 2, 4, 5, 4, 8, 1, 1, 0]; // of one record of each section, in their order
 
 exports.open = function (path, session) {
@@ -107,10 +107,10 @@ class Index {
     );
   }
 
-  // The line, column and script of the four frames that tracebacks show.
+  // Script, line and column of the frames that tracebacks show.
   frames() {
     const frames = [];
-    for (let at = 32; at < 44; at += 3) frames.push([this.string(this.words[at]), this.words[at + 1], this.words[at + 2]]);
+    for (let at = 32; at < 50; at += 3) frames.push([this.string(this.words[at]), this.words[at + 1], this.words[at + 2]]);
     return frames;
   }
 }

@@ -36,12 +36,12 @@ SECTIONS = (
 START, TREE = "start", "tree"  # Kinds of an index: learned from programs, ingested.
 SUFFIX = ".index"
 
-# The header of an index, 176 bytes with its table of sections.
+# The header of an index, 200 bytes with its table of sections.
 HEADER = Struct("<8sIIIIII")
 SECTION = Struct("<II")
-ABOUT = Struct("<IIII12I")
+ABOUT = Struct("<IIII18I")
 HEADER_SIZE = HEADER.size + len(SECTIONS) * SECTION.size + ABOUT.size
-assert (HEADER.size, HEADER_SIZE) == (32, 176)
+assert (HEADER.size, HEADER_SIZE) == (32, 200)
 
 STAMP = Struct("<qqqq")  # mtime, ctime, inode, size
 _TREE, _PACK, _FACT, _FOLDER, _RESOLUTION, _FILE = (Struct(f"<{count}I") for count in (4, 2, 4, 5, 4, 8))

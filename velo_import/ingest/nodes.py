@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
@@ -100,14 +101,18 @@ def answers_of(
         VeloError: it cannot be run, or does not answer as our worker does.
     """
     try:
-        done = subprocess.run(
-            [executable, *options, str(_worker())],
-            input=records.encode(),
-            capture_output=True,
-            env=plain_environment(os.environ),
-            cwd="/",
-            timeout=patience,
-        )
+        # No pipe: Node 18 that has read one takes every link for the end of a path.
+        with tempfile.TemporaryFile() as asked:
+            asked.write(records.encode())
+            asked.seek(0)
+            done = subprocess.run(
+                [executable, *options, str(_worker())],
+                stdin=asked,
+                capture_output=True,
+                env=plain_environment(os.environ),
+                cwd="/",
+                timeout=patience,
+            )
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = getattr(error, "strerror", None) or "it gave no answer"
         raise VeloError(f"cannot run {shown(executable)}: {reason.lower()}", hint=_HINT) from None

@@ -34,6 +34,7 @@ _LEARNING_PASSES = 3
 _COMPILE_CACHE_SINCE = (22, 1)
 
 # What is started: a file of a package and its arguments, or a line of our own.
+# Each script of ours is in a folder of its own: Velo keeps what programs of one folder need in one index.
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "eslint": ("node_modules/eslint/bin/eslint.js", "--version"),
     "aws-sdk": ("console.log(require('aws-sdk').VERSION)",),
@@ -125,7 +126,8 @@ def install(work: Path) -> Path:
         (project / "ready").touch()
     for name, words in PROGRAMS.items():
         if len(words) == 1:
-            (project / f"{name}.js").write_text(words[0] + "\n", encoding="utf-8")
+            (project / name).mkdir(exist_ok=True)
+            (project / name / f"{name}.js").write_text(words[0] + "\n", encoding="utf-8")
     return project
 
 
@@ -228,7 +230,7 @@ class _Series:
 
     def _once(self, arm: Arm, program: str, extra: Mapping[str, str] | None = None) -> Sample:
         words = PROGRAMS[program]
-        script = self.project / (words[0] if len(words) > 1 else f"{program}.js")
+        script = self.project / (words[0] if len(words) > 1 else f"{program}/{program}.js")
         command = arm.command(self.node.executable, str(script), *words[1:])
         sample = run(command, {**arm.variables, **(extra or {})})
         settle()

@@ -403,6 +403,8 @@ class _Learning:
                 self.unclear += 1
                 continue
             resolutions.append(Resolution(folder, request, answer, numbers.get(answer, -1), using))
+        for fact in questions.facts:
+            trees.of(fact.path)
         rooted = [trees.facts(tree, questions) for tree in trees.paths]
         facts = tuple(fact._replace(tree=trees.of(fact.path)) for fact in questions.facts)
         status = os.stat(self.about.executable)

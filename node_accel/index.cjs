@@ -23,12 +23,18 @@
     ) {
       return;
     }
+    // `require` may be somebody else's by the time that the program ends.
+    var getBuiltin = process.getBuiltinModule;
+    var nativeLoad = Module._load;
+    var builtin = function (name) {
+      return getBuiltin ? getBuiltin.call(process, name) : nativeLoad.call(Module, 'node:' + name, null, false);
+    };
     var folder = __dirname + '/lib/';
     var room = {};
     var text = require('fs').readFileSync(folder + 'room.cjs', 'latin1');
     new (require('vm').Script)('(function (exports) {' + text + '\n})', { filename: folder + 'room.cjs' })
       .runInThisContext()(room);
-    room.loader(folder, require)('start').start(module);
+    room.loader(folder, builtin)('start').start(module);
   } catch (error) {
     // A plain start.
   }

@@ -44,8 +44,11 @@ function statistics(session) {
 
 // The modules that came from files, in the order in which they were loaded.
 function filesOf(session) {
-  return Object.keys(session.Module._cache)
-    .filter((path) => path.charCodeAt(0) === 47 && !/[\0\t]/.test(path))
+  const { mainModule } = process;
+  if (mainModule === undefined) return []; // An ES module: what it loads it does not ask us for.
+  // One that failed is in no cache.
+  return [...new Set([mainModule.filename, ...Object.keys(session.Module._cache)])]
+    .filter((path) => typeof path === 'string' && path.charCodeAt(0) === 47 && !/[\0\t]/.test(path))
     .slice(0, MOST_FILES);
 }
 

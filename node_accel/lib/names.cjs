@@ -19,11 +19,7 @@ function identityOf(process, options, extensions) {
 }
 
 // Scripts share an index with those beside them; a command without a suffix has its own.
-function subjectOf(process) {
-  const main = process.argv[1];
-  if (process._eval != null || !main || main.charCodeAt(0) !== 47) {
-    return (process.cwd() === '/' ? '' : process.cwd()) + '/-';
-  }
+function subjectOf(main) {
   const slash = main.lastIndexOf('/');
   return /.\.[cm]?[jt]s$/.test(main.slice(slash + 1)) ? main.slice(0, slash) || '/' : main;
 }

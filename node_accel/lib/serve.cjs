@@ -298,19 +298,48 @@ exports.serve = function (session) {
   const { loadScript, makeRequire } = mimicked;
   watchHooks(Module, retire);
 
-  // The program itself: nobody requires it, and there is no moment between other preloads and it.
-  const outermost = index.folders.get('');
-  const at = outermost && index.resolution(outermost, process.argv[1]);
-  if (at === undefined) return session.watchExit(session);
-  if (!facts.all(index.resolutions[at + 3])) {
-    missed(process.argv[1], '');
-    return leftToNode('changed folders', process.argv[1]);
+  // The program itself is loaded when all preloads are, and nobody requires it: it begins when Node looks for `runMain`.
+  const begin = Object.getOwnPropertyDescriptor(Module, 'runMain');
+  function restoreBegin(value) {
+    Object.defineProperty(Module, 'runMain', { ...begin, value });
   }
-  const path = index.path(index.resolutions[at + 1]);
-  const entry = index.resolutions[at + 2] === 0 ? null : prepared(index.resolutions[at + 2] - 1, path);
-  if (entry === null || entry.isText) return;
-  ready = entry;
-  extensions['.js'] = loadScript;
+  Object.defineProperty(Module, 'runMain', {
+    configurable: true,
+    enumerable: begin.enumerable,
+    get() {
+      restoreBegin(begin.value);
+      try {
+        prepareMain();
+      } catch (error) {
+        counts.errors++;
+        ready = null;
+      }
+      return begin.value;
+    },
+    set: restoreBegin,
+  });
+
+  function prepareMain() {
+    const main = process.argv[1];
+    const outermost = index.folders.get('');
+    const at = outermost && index.resolution(outermost, main);
+    if (at === undefined) {
+      missed(main, '');
+      return leftToNode('unknown program', main);
+    }
+    if (!isUntouched()) return leftToNode('patched loader', main);
+    if (!facts.all(index.resolutions[at + 3])) {
+      missed(main, '');
+      return leftToNode('changed folders', main);
+    }
+    const file = index.resolutions[at + 2];
+    if (file === 0) return leftToNode('no unit', main);
+    const entry = prepared(file - 1, index.path(index.resolutions[at + 1]));
+    if (entry === null || entry.isText) return undefined;
+    ready = entry;
+    extensions['.js'] = loadScript;
+    return undefined;
+  }
 };
 
 // Hooks see and change everything: whoever registers some is left alone from then on.

@@ -52,9 +52,11 @@ exports.start = function (own) {
   const reason = reasonAgainst(process, options, Module);
   const home = storeFolder(env);
   const hasStatistics = isSet(env.VELO_STATS);
-  if (!home || (reason && !hasStatistics)) return;
+  // What -e, a pipe or a prompt brings has no file, and its `require` is Node's own.
+  const isScript = process._eval == null && typeof process.argv[1] === 'string' && process.argv[1].charCodeAt(0) === 47;
+  if (!home || ((reason || !isScript) && !hasStatistics)) return;
   const identity = identityOf(process, options, Module._extensions);
-  const subject = subjectOf(process);
+  const subject = subjectOf(isScript ? process.argv[1] : '/-');
   const session = {
     own,
     Module,
@@ -71,8 +73,8 @@ exports.start = function (own) {
     watchExit: exports.watchExit,
     missed: new Map(),
   };
-  if (reason) {
-    session.counts.reasons[reason] = 1;
+  if (reason || !isScript) {
+    session.counts.reasons[reason || 'no script'] = 1;
     session.mayWrite = false;
   } else {
     const path = `${home}/indexes/v1/${session.name}.index`;

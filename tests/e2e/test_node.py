@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Node programs are the same programs: every run is compared, byte by byte, with Node without Velo."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support import nodes
+from tests.support.nodeprograms import NodeVelo
+from tests.support.tree import Tree
+
+EVERYWHERE = pytest.mark.parametrize("version", nodes.VERSIONS, indirect=True)
+SOME = pytest.mark.parametrize("version", ("20.20.2", "24.21.0"), indirect=True)
+WITH_HOOKS = pytest.mark.parametrize("version", ("22.23.3", "26.10.0"), indirect=True)
+
+PACKAGES = {
+    "node_modules/dep/package.json": '{"name": "dep", "exports": {".": "./lib/index.js", "./package.json": "./package.json"}}',
+    "node_modules/dep/lib/index.js": """
+        exports.name = require("../package.json").name; exports.own = () => require("dep") === exports;
+        """,
+    "node_modules/@scope/part/package.json": '{"name": "@scope/part", "main": "x", "type": "commonjs"}',
+    "node_modules/@scope/part/x.js": "module.exports = 'scoped'; console.log(module)\n",
+    "node_modules/inner/package.json": '{"name": "inner", "imports": {"#a": "./a.js"}, "exports": {"./y": "./y.js"}}',
+    "node_modules/inner/y.js": "module.exports = [require('#a'), require('inner/y') === module.exports]\n",
+    "node_modules/inner/a.js": "module.exports = 'a'\n",
+}
+STORY = PACKAGES | {
+    "main.js": """\
+        #!/usr/bin/env node
+        'use strict';
+        console.log(require('dep').name, require('dep').own(), require('@scope/part'), require('inner/y'));
+        console.log(require('./sub/a').where(), require.resolve('dep'), require.resolve.paths('x').slice(0, 2));
+        console.log(require, module, Object.keys(require.cache), require.main === module, module.parent);
+        console.log(require('./sub/data.json'), require('./sub/data').a, require('./sub/a').stack());
+        for (const bad of ['nope', './nope', 'dep/hidden', '', 'inner/x', 'node:nope', './sub/bad.json',
+          './sub/syntax.js', './sub/throws', './sub/dir', './sub/bom', './sub/latin', '#a']) {
+          try { console.log(require(bad)); } catch (e) { console.log(e.code, e.requireStack, e.stack); }
+        }
+        for (const bad of ['nope', './nope', 'dep/hidden']) {
+          try { require.resolve(bad); } catch (e) { console.log(e.stack); }
+        }
+        console.log(require('./sub/cycle1'), require('./sub/a').f.toString());
+        const Module = module.constructor;
+        console.log(Object.getOwnPropertyDescriptors(Module._extensions), Module._resolveFilename, Module.wrapper);
+        console.log(Module._resolveFilename.toString().length, require.extensions['.js'].toString().length);
+        console.log(Object.keys(Module._pathCache).filter((key) => key.includes('node_accel')), process.argv);
+        import('dep').then((m) => console.log(m.default.name)).then(() => import('./sub/m.mjs')).then((m) => {
+          console.log(m.default);
+          return require('./sub/imports')();
+        }).then((all) => { console.log(all); late(); });
+        function late() { require('./sub/late'); }
+        """,
+    "sub/a.js": """\
+        exports.where = () => [__filename, __dirname, module.id, module.parent.id, module.loaded]; exports.top = new Error('top').stack;
+        exports.stack = () => new Error('here').stack;
+        exports.f = function f ( a,b ) { /* kept */ return a };
+        console.log(exports.top, this === exports, arguments.length, module.isPreloading, module.paths.length);
+        """,
+    "sub/data.json": '{"a": 1}',
+    "sub/bad.json": '{"a":',
+    "sub/syntax.js": "const a = ;\n",
+    "sub/throws.js": 'throw new Error("on line 1")',
+    "sub/dir/index.js": "module.exports = 'index'\n",
+    "sub/bom.js": "\ufeffmodule.exports = 'bom'\n",
+    "sub/latin.js": "module.exports = 'é → " + '" + "🙂' + "'\n",
+    "sub/cycle1.js": "exports.a = 1; exports.b = require('./cycle2').a;\n",
+    "sub/cycle2.js": "exports.a = require('./cycle1').a;\n",
+    "sub/m.mjs": "export default 'esm'\n",
+    "sub/imports.js": """
+        module.exports = async () => [
+          (await import("./m.mjs")).default,
+          await eval("import('dep')").then((m) => m.default.name),
+          await new Function("name", "return import(name)")("dep").then((m) => m.default.name),
+        ];
+        """,
+    "sub/late.js": "\n  throw new TypeError('late');\n",
+}
+
+
+@pytest.fixture
+def version(request: pytest.FixtureRequest) -> str:
+    return str(getattr(request, "param", "20.20.2"))
+
+
+@pytest.fixture
+def node(version: str) -> Path:
+    try:
+        return nodes.node(version)
+    except nodes.Unavailable as reason:
+        found = shutil.which("node")
+        if found and nodes_version(found) == version.partition(".")[0]:
+            return Path(found)
+        pytest.skip(f"no Node {version}: {reason}")
+
+
+def nodes_version(node: str) -> str:
+    said = subprocess.run([node, "--version"], capture_output=True, text=True).stdout
+    return said.removeprefix("v").partition(".")[0]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Tree:
+    return Tree(tmp_path / "project")
+
+
+@pytest.fixture
+def velo(tmp_path: Path, node: Path, project: Tree) -> NodeVelo:
+    return NodeVelo(tmp_path / "store", node, project.folder)
+
+
+@EVERYWHERE
+def test_a_program_that_prints_everything(velo: NodeVelo, project: Tree, version: str) -> None:
+    """Stacks, modules, caches, errors, cycles, packages, `import()`: nothing tells that Velo is there."""
+    project.write(STORY)
+
+    runs = velo.same("main.js", served=0 if version.startswith("18") else 9)
+
+    assert "late" in runs[0].stderr and runs[0].code == 1
+
+
+@EVERYWHERE
+def test_errors_of_programs(velo: NodeVelo, project: Tree) -> None:
+    """What Node prints of an uncaught error, down to the caret, and its exit code."""
+    project.write({
+        "line1.js": "require('./ok'); throw new Error('first line')",
+        "missing.js": "require('./ok');\n  require('not-there')\n",
+        "syntax.js": "require('./ok'); require('./broken')\n",
+        "rejected.js": "require('./ok'); Promise.reject(new Error('later'))\n",
+        "code.js": "require('./ok'); process.exitCode = 7\n",
+        "exit.js": "process.on('exit', (code) => console.log('bye', code)); require('./ok'); process.exit(3)\n",
+        "ok.js": "exports.ok = true\n",
+        "broken.js": "let a = 1;\nlet a = 2;\n",
+    })  # fmt: skip
+
+    for name in ("line1.js", "missing.js", "syntax.js", "rejected.js", "code.js", "exit.js"):
+        velo.same(name, served=2)
+
+
+@SOME
+def test_what_programs_do_to_the_loader(velo: NodeVelo, project: Tree) -> None:
+    """Hooks of transpilers, tracers and mocks see every module, as without Velo."""
+    uses = "console.log(require('./lib'), require('dep').name, require('./data'), module.children.length)\n"
+    hooks = {
+        "pirates": """
+            const Module = require('module');
+            const old = Module._extensions['.js'];
+            Module._extensions['.js'] = function (mod, filename) {
+              const compile = mod._compile;
+              mod._compile = function (code, name) { mod._compile = compile; mod._compile(code.replace('lib', 'LIB'), name); };
+              old(mod, filename);
+            };
+            """,
+        "extension": "require.extensions['.foo'] = require.extensions['.js'];\n",
+        "compile": """
+            const Module = require('module');
+            const old = Module.prototype._compile;
+            Module.prototype._compile = function (code, name) { console.log('compiles', name); return old.call(this, code, name); };
+            """,
+        "resolve": """
+            const Module = require('module');
+            const old = Module._resolveFilename;
+            Module._resolveFilename = function (request, ...rest) {
+              console.log('resolves', request); return old.call(this, request === './lib' ? './other' : request, ...rest);
+            };
+            """,
+        "require": """
+            const Module = require('module');
+            const old = Module.prototype.require;
+            Module.prototype.require = function (id) {
+              console.log('requires', id, Module._resolveFilename(id, this)); return old.apply(this, arguments);
+            };
+            """,
+        "load": """
+            const Module = require('module');
+            const old = Module._load;
+            Module._load = function (id, parent) { return id === './lib' ? 'mocked' : old.apply(this, arguments); };
+            """,
+        "wrapper": """
+            const Module = require('module');
+            Module.wrapper[0] += 'console.log("wrapped", __filename);';
+            """,
+        "paths": "module.paths.unshift(__dirname + '/more');\n",
+        "cache": "require('./lib'); delete require.cache[require.resolve('./lib')]; require.cache[require.resolve('./data')] = { exports: 'planted', loaded: true };\n",
+    }
+    project.write(PACKAGES | {"lib.js": "module.exports = 'lib'; console.log('lib runs')\n", "other.js": "module.exports = 'other'\n"})
+    project.write({"data.json": '"data"', "more/dep.js": "exports.name = 'more'\n", "uses.js": uses, "plain.js": uses})
+    velo.same("plain.js", served=4)
+    for name, hook in hooks.items():
+        project.write({f"{name}.js": f"{hook.strip()}\n{uses}", f"{name}-below.js": f"{hook.strip()}\nrequire('./uses');\n"})
+
+    for name in hooks:
+        velo.same(f"{name}.js")
+        velo.same(f"{name}-below.js")
+
+
+@WITH_HOOKS
+def test_registered_hooks(velo: NodeVelo, project: Tree) -> None:
+    """`module.registerHooks`: who registers any is left alone from then on."""
+    project.write({
+        "main.js": """
+            console.log(require('./a'));
+            require('module').registerHooks({
+              load(url, context, next) { const out = next(url, context); console.log('loads', url.split('/').pop(), typeof out.source); return out; },
+            });
+            console.log(require('./b'));
+            require('module').registerHooks({
+              resolve(name, context, next) { console.log('resolves', name); return next(name === './c' ? './a' : name, context); },
+            });
+            console.log(require('./c'), require.resolve('./c'));
+            """,
+        "a.js": "module.exports = 'a'\n",
+        "b.js": "module.exports = 'b' + require('./a') + require('./d')\n",
+        "c.js": "module.exports = 'c'\n",
+        "d.js": "module.exports = 'd'\n",
+    })  # fmt: skip
+
+    velo.same("main.js", served=2)
+
+
+@SOME
+def test_edits_win(velo: NodeVelo, project: Tree) -> None:
+    """Whatever changes between two runs, the next one does what plain Node does."""
+    project.write(PACKAGES | {
+        "main.js": "console.log(require('./lib'), require('dep').name, require('./folder'), require('./sub/user'), require('linked'))\n",
+        "lib.js": "module.exports = 'lib old'\n",
+        "folder/index.js": "module.exports = 'folder'\n",
+        "sub/user.js": "module.exports = require('dep').name\n",
+        "packages/linked/package.json": '{"name": "linked"}',
+        "packages/linked/index.js": "module.exports = [__filename, require('./part')]\n",
+        "packages/linked/part.js": "module.exports = 'part'\n",
+        "packages/second/index.js": "module.exports = 'second'\n",
+        "node_modules/dep/lib/other.js": "exports.name = 'other'\n",
+    })  # fmt: skip
+    (project / "node_modules/linked").symlink_to("../packages/linked")
+    velo.same("main.js", served=8)
+
+    def after(change: str) -> None:
+        velo.differs_not("main.js")
+        assert velo.differs_not("main.js").served, change
+
+    project.write_unnoticed("lib.js", "module.exports = 'lib new'\n")
+    after("an edit of the same length with the times set back")
+    project.write({"folder.js": "module.exports = 'nearer'\n"})
+    after("a file that comes before a folder")
+    project.write({"folder.js": None})
+    after("and is gone again")
+    project.write({"sub/node_modules/dep/index.js": "exports.name = 'nearer dep'\n"})
+    after("a package that is nearer")
+    project.write({"node_modules/dep/package.json": '{"name": "dep", "exports": "./lib/other.js"}'})
+    after("other exports")
+    (project / "node_modules/linked").unlink()
+    (project / "node_modules/linked").symlink_to("../packages/second")
+    after("another target of a link")
+    os.rename(project / "packages", project / "moved")
+    (project / "packages").symlink_to("moved")
+    after("a folder that became a link")
+    project.write({"lib.js": "module.exports = require('./fresh') // now with a dependency\n", "fresh.js": "module.exports = 'fresh'\n"})
+    after("a new dependency")
+    project.write({"lib.js": "export default 1\n"})
+    velo.differs_not("main.js")
+    project.write({"lib.js": "module.exports = ;\n"})
+    velo.differs_not("main.js")
+    project.write({"lib.js": None})
+    velo.differs_not("main.js")
+    project.write({"lib.js": "module.exports = 'back'\n", "package.json": '{"type": "module"}'})
+    velo.differs_not("main.js")
+    project.write({"package.json": '{"type": "commonjs"}'})
+    after("explicit CommonJS")
+
+
+def test_edits_while_it_runs(velo: NodeVelo, project: Tree) -> None:
+    """A program that writes modules and loads them gets what it wrote."""
+    project.write({
+        "main.js": """
+            const fs = require('fs');
+            fs.writeFileSync(__dirname + '/made.js', `module.exports = ${process.argv[2]}`);
+            console.log(require('./made'), require('./user')(process.argv[2]));
+            setTimeout(() => {
+              fs.writeFileSync(__dirname + '/made.js', 'module.exports = 0');
+              delete require.cache[require.resolve('./made')];
+              console.log(require('./made'));
+            }, 5);
+            """,
+        "user.js": """
+            const fs = require('fs');
+            module.exports = (number) => {
+              delete require.cache[require.resolve('./made')];
+              fs.writeFileSync(__dirname + '/made.js', `module.exports = ${number} + 1`);
+              return require('./made');
+            };
+            """,
+    })  # fmt: skip
+
+    for number in ("1", "2", "3", "4"):
+        velo.differs_not("main.js", number)
+
+
+@SOME
+def test_damage_is_a_plain_run(velo: NodeVelo, project: Tree) -> None:
+    """Flipped bytes anywhere, files cut short, files of others: never seen by V8, never a complaint."""
+    project.write(PACKAGES | {"main.js": "console.log(require('dep').name, require('inner/y'))\n"})
+    velo.same("main.js", served=4)
+    plain = velo.plain("main.js")
+    readonly = {"VELO_READONLY": "1"}
+    kept = [*(velo.home / "indexes").rglob("*.index"), *(velo.home / "packs").rglob("*.pack")]
+    assert kept
+    for path in kept:
+        whole = path.read_bytes()
+        status = path.stat()
+        for place in range(0, len(whole), max(1, len(whole) // 40)):
+            path.chmod(0o600)
+            with open(path, "r+b") as file:  # The same inode, and its times set back.
+                file.seek(place)
+                file.write(bytes([whole[place] ^ 0x41]))
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+            assert velo.run("main.js", env=readonly).answer == plain.answer, f"{path.name} at {place}"
+            with open(path, "r+b") as file:
+                file.seek(place)
+                file.write(whole[place : place + 1])
+        for length in (0, 7, 199, len(whole) - 8):
+            path.write_bytes(whole[:length])
+            assert velo.run("main.js", env=readonly).answer == plain.answer
+        path.write_bytes(whole)
+        path.chmod(0o666)
+        result = velo.run("main.js", env=readonly)
+        assert result.answer == plain.answer
+        assert path.suffix == ".pack" or not result.served
+        path.chmod(0o600)
+
+
+@EVERYWHERE
+def test_children_and_workers(velo: NodeVelo, project: Tree) -> None:
+    """Workers, forks and other Nodes below a program, each with what is its own."""
+    others = [str(path) for path in (nodes.attempt(each) for each in nodes.VERSIONS) if isinstance(path, Path)]
+    project.write(PACKAGES | {
+        "main.js": f"""
+            const {{ Worker, isMainThread }} = require('worker_threads');
+            const {{ spawnSync, fork }} = require('child_process');
+            console.log(isMainThread, require('dep').name);
+            for (const node of {json.dumps(others)}) {{
+              const child = spawnSync(node, [__dirname + '/child.js', 'x'], {{ encoding: 'utf8' }});
+              console.log(child.stdout, child.stderr, child.status);
+            }}
+            new Worker(__dirname + '/worker.js').on('message', (m) => {{
+              console.log('worker', m);
+              new Worker('const dep = require("dep"); require("worker_threads").parentPort.postMessage(dep.name)', {{ eval: true }})
+                .on('message', (m) => console.log('eval', m)).on('exit', () => {{
+                  fork(__dirname + '/child.js', ['forked']).on('exit', (code) => console.log('exit', code));
+                }});
+            }});
+            """,
+        "worker.js": "require('worker_threads').parentPort.postMessage([require('dep').name, Object.keys(require.cache), new Error('w').stack])\n",
+        "child.js": "console.log(process.version, process.argv.slice(2), require('dep').name, require('inner/y')); process.exitCode = 4\n",
+    })  # fmt: skip
+
+    velo.same("main.js", served=2)
+
+
+@SOME
+def test_options_and_switches(velo: NodeVelo, project: Tree) -> None:
+    """Where something measures or changes loading, Velo stands aside; where not, it serves."""
+    project.write(PACKAGES | {
+        "main.js": "console.log(require('dep').name, require('inner/y'), process.execArgv, new Error('e').stack)\n",
+        "preload.js": "console.log('preloaded', require('dep').name, module.isPreloading)\n",
+        "more/extra.js": "module.exports = 'extra'\n",
+        "path.js": "console.log(require('extra'))\n",
+    })  # fmt: skip
+    velo.same("main.js", served=4)
+    velo.same("--max-old-space-size=200", "main.js", served=4)
+    velo.same("--stack-trace-limit=3", "main.js", served=4)
+    velo.same("-r", "./preload.js", "main.js", served=2)
+    velo.same("-p", "require('dep').name", served=0)
+    velo.same("-e", "console.log(require('dep').name, new Error('x').stack)", served=0)
+    for option in ("--preserve-symlinks", "--enable-source-maps", "--conditions=other", "--check", "--trace-sync-io"):
+        velo.same(option, "main.js", served=0)
+    for name, value in (("VELO_DISABLE", "1"), ("NODE_V8_COVERAGE", "coverage"), ("VELO_READONLY", "1")):
+        velo.same("main.js", served=0, env={name: value})
+    assert list((project / "coverage").iterdir())
+    velo.same("path.js", served=0, env={"NODE_PATH": str(project / "more")})
+    for check in ("stat", "root", "none"):
+        assert velo.differs_not("main.js", env={"VELO_CHECK": check}).served >= 4
+
+
+def test_node_options_of_the_user(velo: NodeVelo, project: Tree) -> None:
+    """What stands in NODE_OPTIONS stays there and works; also in a folder with a space in its name."""
+    project.write(PACKAGES | {
+        "with space/preload.js": "console.log('preloaded')\n",
+        "with space/main.js": "console.log(require('dep').name, process.env.USER_OPTION)\n",
+    })  # fmt: skip
+    options = f'--require "{project.folder}/with space/preload.js" --max-old-space-size=300'
+
+    velo.same("with space/main.js", served=3, env={"NODE_OPTIONS": options, "USER_OPTION": "kept"})

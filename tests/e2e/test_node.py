@@ -188,11 +188,24 @@ def test_what_programs_do_to_the_loader(velo: NodeVelo, project: Tree) -> None:
         "paths": "module.paths.unshift(__dirname + '/more');\n",
         "cache": "require('./lib'); delete require.cache[require.resolve('./lib')]; require.cache[require.resolve('./data')] = { exports: 'planted', loaded: true };\n",
     }
-    project.write(PACKAGES | {"lib.js": "module.exports = 'lib'; console.log('lib runs')\n", "other.js": "module.exports = 'other'\n"})
-    project.write({"data.json": '"data"', "more/dep.js": "exports.name = 'more'\n", "uses.js": uses, "plain.js": uses})
+    project.write(
+        PACKAGES
+        | {
+            "lib.js": "module.exports = 'lib'; console.log('lib runs')\n",
+            "other.js": "module.exports = 'other'\n",
+        }
+    )
+    project.write(
+        {"data.json": '"data"', "more/dep.js": "exports.name = 'more'\n", "uses.js": uses, "plain.js": uses}
+    )
     velo.same("plain.js", served=4)
     for name, hook in hooks.items():
-        project.write({f"{name}.js": f"{hook.strip()}\n{uses}", f"{name}-below.js": f"{hook.strip()}\nrequire('./uses');\n"})
+        project.write(
+            {
+                f"{name}.js": f"{hook.strip()}\n{uses}",
+                f"{name}-below.js": f"{hook.strip()}\nrequire('./uses');\n",
+            }
+        )
 
     for name in hooks:
         velo.same(f"{name}.js")
@@ -260,7 +273,12 @@ def test_edits_win(velo: NodeVelo, project: Tree) -> None:
     os.rename(project / "packages", project / "moved")
     (project / "packages").symlink_to("moved")
     after("a folder that became a link")
-    project.write({"lib.js": "module.exports = require('./fresh') // now with a dependency\n", "fresh.js": "module.exports = 'fresh'\n"})
+    project.write(
+        {
+            "lib.js": "module.exports = require('./fresh') // now with a dependency\n",
+            "fresh.js": "module.exports = 'fresh'\n",
+        }
+    )
     after("a new dependency")
     project.write({"lib.js": "export default 1\n"})
     velo.differs_not("main.js")
@@ -337,7 +355,9 @@ def test_damage_is_a_plain_run(velo: NodeVelo, project: Tree) -> None:
 @EVERYWHERE
 def test_children_and_workers(velo: NodeVelo, project: Tree) -> None:
     """Workers, forks and other Nodes below a program, each with what is its own."""
-    others = [str(path) for path in (nodes.attempt(each) for each in nodes.VERSIONS) if isinstance(path, Path)]
+    others = [
+        str(path) for path in (nodes.attempt(each) for each in nodes.VERSIONS) if isinstance(path, Path)
+    ]
     project.write(PACKAGES | {
         "main.js": f"""
             const {{ Worker, isMainThread }} = require('worker_threads');
@@ -377,7 +397,13 @@ def test_options_and_switches(velo: NodeVelo, project: Tree) -> None:
     velo.same("-r", "./preload.js", "main.js", served=2)
     velo.same("-p", "require('dep').name", served=0)
     velo.same("-e", "console.log(require('dep').name, new Error('x').stack)", served=0)
-    for option in ("--preserve-symlinks", "--enable-source-maps", "--conditions=other", "--check", "--trace-sync-io"):
+    for option in (
+        "--preserve-symlinks",
+        "--enable-source-maps",
+        "--conditions=other",
+        "--check",
+        "--trace-sync-io",
+    ):
         velo.same(option, "main.js", served=0)
     for name, value in (("VELO_DISABLE", "1"), ("NODE_V8_COVERAGE", "coverage"), ("VELO_READONLY", "1")):
         velo.same("main.js", served=0, env={name: value})

@@ -119,7 +119,7 @@ class Frame(NamedTuple):
     column: int
 
 
-FRAMES = 4
+FRAMES = 6
 
 
 class Index(NamedTuple):

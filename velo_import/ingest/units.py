@@ -18,7 +18,7 @@ from velo_import.errors import StoreCorrupt
 from velo_import.format.manifest import PackRecord
 from velo_import.format.node import CAPTURED, SCRIPT, TEXT, UNIT, UNIT_STEP, checksum
 from velo_import.format.pack import COPIES, Entry
-from velo_import.host.files import open_quietly
+from velo_import.host.files import Stamp, open_quietly
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 from velo_import.store.packs import PackFile, PackWriter, SealedPack, open_pack, seal_all
@@ -93,7 +93,7 @@ class Keeper:
         for digest, variant in self._catalog.variants_of(wanted, self._tag, 0).items():
             record = self._catalog.pack(variant.pack_id)
             if record is not None and digest not in self._places:
-                pack = PackRecord(f"{record.id[:2]}/{record.id}.pack", record.label, *record.stamp)
+                pack = _named(f"{record.id[:2]}/{record.id}.pack", record.stamp)
                 place = Place(digest, pack, variant.offset, variant.length)
                 if not _is_better(wanted[digest], place, variant.digest, self._store):
                     self._places[digest] = place
@@ -105,7 +105,7 @@ class Keeper:
         """Where each unit is, by digest of its source; and the new pack, unknown to the catalogue."""
         sealed = seal_all([self._writer])
         for digest, entry in self._entries.items():
-            self._places[digest] = Place(digest, pack_record(sealed[0]), entry.offset, entry.length)
+            self._places[digest] = Place(digest, _named_as(sealed[0]), entry.offset, entry.length)
         return self._places, sealed
 
     def __enter__(self) -> Keeper:
@@ -155,7 +155,7 @@ def gathered(
                     opened.file.close()
         sealed = seal_all([writer])
     return {
-        path: Place(places[path].digest, pack_record(sealed[0]), entry.offset, entry.length)
+        path: Place(places[path].digest, _named_as(sealed[0]), entry.offset, entry.length)
         for path, entry in entries.items()
     }, sealed
 
@@ -180,6 +180,15 @@ def _unit_at(place: Place, store: Store, files: dict[PackRecord, _Opened | None]
         return opened.file.read(entry) if opened and entry else None
     except (OSError, StoreCorrupt):
         return None
+
+
+def _named_as(sealed: SealedPack) -> PackRecord:
+    return _named(pack_record(sealed).name, sealed.stamp)
+
+
+def _named(name: str, stamp: Stamp) -> PackRecord:
+    """A pack as an index has it, which knows no labels."""
+    return PackRecord(name, "", *stamp)
 
 
 def digest_of(source: bytes) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import subprocess
 import tempfile
 import time
@@ -22,10 +23,12 @@ from ..errors import StoreCorrupt, StoreMissing, VeloError
 from ..format.contents import decode_contents
 from ..format.distributions import decode_distributions
 from ..format.manifest import CHECK_NAMES, SITE, PackRecord, manifest_key
+from ..format.node import SUFFIX
 from ..host.files import read_file
 from ..host.filesystems import filesystem_of
 from ..ingest.hookcode import is_whole
 from ..ingest.interpreter import Interpreter, probe
+from ..ingest.nodes import ask
 from ..ingest.owner import in_full
 from ..ingest.plan import default_check
 from ..launch.enable import enabled_files, find_sites
@@ -96,6 +99,25 @@ def examine(settings: Settings, python: str, environ: dict[str, str]) -> Iterato
     yield from freshness(interpreter, settings)
     yield from comparisons(interpreter, settings)
     yield from enabled(interpreter)
+    yield from node(settings, environ)
+
+
+def node(settings: Settings, environ: dict[str, str]) -> Iterator[Finding]:
+    """The Node on PATH, asked who it is; nothing where there is none."""
+    executable = shutil.which("node", path=environ.get("PATH"))
+    if executable is None:
+        return
+    try:
+        found = ask(executable)
+    except VeloError as error:
+        yield warn("node", error.message, error.hint)
+        return
+    try:
+        names = os.listdir(Path(settings.home) / "indexes" / "v1")
+    except OSError:
+        names = []
+    known = sum(name.endswith(SUFFIX) for name in names)
+    yield ok("node", f"Node {found.version}, {found.executable}; {known} indexes of Node programs")
 
 
 def configuration(settings: Settings) -> Iterator[Finding]:

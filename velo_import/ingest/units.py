@@ -125,7 +125,8 @@ def _is_better(unit: bytes, known: Place, digest: bytes, store: Store) -> bool:
             os.close(descriptor)
     except OSError:
         return True
-    if blake3(there).digest() != digest:
+    # It is what was stored; the second check says whether that is what a program takes for a unit.
+    if blake3(there).digest() != digest or checksum(there[8:]) != UNIT.unpack_from(there)[:2]:
         return True
     if is_captured(unit) != is_captured(there):
         return is_captured(unit)

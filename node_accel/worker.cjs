@@ -10,15 +10,15 @@ const vm = require('vm');
 const Module = require('module');
 const load = require('./lib/room.cjs').loader(path.join(__dirname, 'lib/'), require);
 const { hexadecimal } = load('fold');
-const { SCRIPT, TEXT, UNCOMPILED, IMPORTS, IMPORT, encode, wrapped } = load('unit');
+const { SCRIPT, TEXT, UNCOMPILED, IMPORTS, encode, wrapped } = load('unit');
+const { reach } = load('imports');
 const { identityOf, optionsOf } = load('names');
 
 const EXPLICIT = 3;
 const LITERAL = /\brequire\s*\(\s*(?:"([^"\\\n]+)"|'([^'\\\n]+)'|`([^`\\\n$]+)`)\s*\)/g;
-// What compiles text that may hold an `import()`.
-const COMPILES = /\beval\b|\bFunction\s*\(|[=(,:?]\s*Function\b/;
 const PARAMETERS = ['exports', 'require', 'module', '__filename', '__dirname'];
 const LARGEST_SOURCE = 64 << 20;
+const LARGEST_UNCOMPILED = 128 << 10; // what has to be compiled anyway, Node reads as fast as we do
 const loader = vm.constants && vm.constants.USE_MAIN_CONTEXT_DEFAULT_LOADER;
 const builtins = new Set(Module.builtinModules);
 
@@ -106,9 +106,10 @@ function learned(file) {
   if (extension === '' && type !== undefined) return 'suffix';
   vm.compileFunction(source, PARAMETERS, { filename: file }); // throws what is no CommonJS
   const text = wrapped(source);
-  const imports = IMPORT.test(source);
-  const isUncompiled = isPlaced && (imports || COMPILES.test(source));
+  const { imports, compiles } = reach(source);
+  const isUncompiled = isPlaced && (imports || compiles);
   const flags = (imports ? IMPORTS : 0) | (isUncompiled ? UNCOMPILED : 0);
+  if (isUncompiled && bytes.length > LARGEST_UNCOMPILED) return 'import() on this Node';
   const bytecode = isUncompiled ? Buffer.alloc(0) : compiled(file, text);
   return [type === 'commonjs' ? EXPLICIT : SCRIPT, flags, encode(SCRIPT, text, bytecode, flags), source];
 }

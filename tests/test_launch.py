@@ -90,7 +90,7 @@ def test_node_options_keep_what_the_user_wrote(existing: str, expected: str) -> 
     assert node_options(expected, "/v/index.cjs") == expected
 
 
-@pytest.mark.parametrize("version", nodes.VERSIONS)
+@pytest.mark.parametrize("version", nodes.versions())
 @pytest.mark.parametrize("place", ["plain", "a b", 'a"b', 'a "b\\c', "a\\b", "ü 'x' $y"])
 def test_node_understands_its_options(tmp_path: Path, version: str, place: str) -> None:
     """Whatever the folder is called, Node loads the preload, and takes the user's options as before."""

@@ -38,7 +38,7 @@ Asked = list[tuple[str, str]]
 Ask = Callable[[Asked], list[str]]
 
 
-@pytest.fixture(scope="module", params=nodes.VERSIONS)
+@pytest.fixture(scope="module", params=nodes.versions())
 def node(request: pytest.FixtureRequest) -> Path:
     try:
         return nodes.node(request.param)

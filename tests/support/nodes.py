@@ -20,9 +20,13 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 # The last of each line when this was written: an exact number, because ranges are answered in no order.
 VERSIONS = ("18.20.8", "20.20.2", "22.23.3", "24.21.0", "26.10.0")
+HERE = "here"  # Stands for the Node on PATH.
 LIMIT = 400  # Seconds for one archive of some 50 MB.
 MACHINES = {"x86_64": "x64", "aarch64": "arm64"}
 
@@ -59,6 +63,8 @@ def node(version: str) -> Path:
 
 
 def ready(version: str) -> Path:
+    if version == HERE:
+        return on_path()
     executable = folder() / version / "bin" / "node"
     if executable.exists():
         return executable
@@ -71,6 +77,25 @@ def ready(version: str) -> Path:
         if not executable.exists():
             fetch(f"node-linux-{machine}@{version}", executable)
     return executable
+
+
+def on_path() -> Path:
+    """The Node that is installed, if Velo accelerates it."""
+    found = shutil.which("node")
+    if found is None:
+        raise Unavailable("there is no node on PATH")
+    said = subprocess.run([found, "--version"], capture_output=True, text=True).stdout.strip()
+    if not said.startswith("v") or int(said[1:].partition(".")[0]) < 18:
+        raise Unavailable(f"the node on PATH is {said}")
+    return Path(os.path.realpath(found))
+
+
+def versions(*, core: bool = False) -> list[Any]:
+    """What a story is parametrised with: the Node on PATH; all lines as well if it is a core story, and
+    otherwise when the slow tests are asked for.
+    """
+    marks = [] if core else [pytest.mark.slow]
+    return [HERE, *(pytest.param(version, marks=marks) for version in VERSIONS)]
 
 
 def fetch(package: str, executable: Path) -> None:

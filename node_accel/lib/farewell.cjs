@@ -84,7 +84,7 @@ function notesOf(session, files, mark) {
     ...session.options.map((option) => `option=${option}`),
     `tag=${hexadecimal(require('v8').cachedDataVersionTag())}`,
     `mark=${mark}`,
-    `main=${process.argv[1] || ''}`,
+    `main=${session.main}`,
     ...files.map((path) => `file=${path}`),
     ...[...session.missed.keys()].filter((key) => !key.endsWith('\t')).map((key) => `request=${key}`),
   ];

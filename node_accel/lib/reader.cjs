@@ -68,7 +68,7 @@ class Index {
     this.text = words[3] ? bytes.ucs2Slice(text.offset, end) : bytes.latin1Slice(text.offset, end);
     this.folders = new Map();
     for (let at = 0; at < this.folderWords.length; at += 5) {
-      this.folders.set(this.string(this.folderWords[at]), { at, requests: null, files: null, paths: null });
+      this.folders.set(this.string(this.folderWords[at]), { at, requests: null, paths: null });
     }
   }
 
@@ -93,6 +93,18 @@ class Index {
       for (let at = first; at < end; at += 4) folder.requests.set(this.string(this.resolutions[at]), at);
     }
     return folder.requests.get(request);
+  }
+
+  // 1 + the number of a file, or 0.
+  file(path, name) {
+    const folder = this.folders.get(path);
+    if (folder === undefined) return 0;
+    const first = this.folderWords[folder.at + 3];
+    const end = first + this.folderWords[folder.at + 4];
+    for (let number = first; number < end; number++) {
+      if (this.string(this.files[number * 8]) === name) return number + 1;
+    }
+    return 0;
   }
 
   // Whether what the kernel says now is what the stamp says: mtime, ctime, inode, size.

@@ -11,8 +11,7 @@
 const { lstatSync, readFileSync } = require('fs');
 const vm = require('vm');
 const { dirname } = require('path');
-const { Facts } = load('facts');
-const { Packs } = load('packs');
+const { Sources } = load('sources');
 const { functions } = load('mimic');
 const { TEXT, CAPTURED, UNCOMPILED, IMPORTS, IMPORT, wrapped } = load('unit');
 
@@ -22,11 +21,9 @@ const OUTERMOST = 0;
 
 exports.serve = function (session) {
   const { Module, own, counts } = session;
-  const { index } = session;
   const importer = vm.constants && vm.constants.USE_MAIN_CONTEXT_DEFAULT_LOADER;
   const builtins = new Set(Module.builtinModules);
-  const facts = new Facts(index, process.env.VELO_CHECK);
-  const packs = new Packs(index, session);
+  const sources = new Sources(session);
   const extensions = Module._extensions;
   const native = {
     resolveFilename: Module._resolveFilename,
@@ -102,7 +99,7 @@ exports.serve = function (session) {
 
   function prepare(mod, wanted) {
     asked = ready = null;
-    if (depth++ === OUTERMOST) facts.forget();
+    if (depth++ === OUTERMOST) sources.forget();
     if (retired || typeof wanted !== 'string' || builtins.has(wanted) || wanted.startsWith('node:')) {
       if (wanted === 'inspector' || wanted === 'node:inspector') retire('inspector');
       return;
@@ -118,12 +115,13 @@ exports.serve = function (session) {
 
   function decide(mod, wanted) {
     if (!isUntouched()) return leftToNode('patched loader', wanted);
-    const folder = index.folders.get(mod.path);
-    const at = folder && index.resolution(folder, wanted);
-    if (at === undefined) {
+    const found = sources.resolution(mod.path, wanted);
+    if (found === null) {
       if (typeof mod.filename === 'string') missed(mod.filename, wanted);
       return leftToNode('unknown request', wanted);
     }
+    const { source, folder, at } = found;
+    const { index, facts } = source;
     if (!isRelative(wanted) && !hasUsualPaths(mod, folder)) return leftToNode('module.paths', wanted);
     if (!facts.all(index.resolutions[at + 3])) {
       counts.stale++;
@@ -134,7 +132,7 @@ exports.serve = function (session) {
     if (Module._cache[target] === undefined) {
       const file = index.resolutions[at + 2];
       if (file === 0) leftToNode('no unit', target);
-      else ready = prepared(file - 1, target);
+      else ready = prepared(source, file - 1, target);
     }
     asked = mod;
     request = wanted;
@@ -173,8 +171,8 @@ exports.serve = function (session) {
     return native.resolveFilename.call(Module, wanted, parent, isMain, options);
   }
 
-  // The module in file `number`, so that nothing is left to do but to run it; null: Node loads it.
-  function prepared(number, path) {
+  // The module in file `number` of an index, so that nothing is left to do but to run it; null: Node loads it.
+  function prepared({ index, facts, packs }, number, path) {
     const at = number * 8;
     const { files } = index;
     const kind = files[at + 2] & 255;
@@ -270,7 +268,7 @@ exports.serve = function (session) {
     },
 
     enter(module) {
-      if (depth++ === OUTERMOST) facts.forget();
+      if (depth++ === OUTERMOST) sources.forget();
       if (kIsExecuting !== undefined) module[kIsExecuting] = true;
       return makeRequire(module);
     },
@@ -293,7 +291,7 @@ exports.serve = function (session) {
     module.exports = entry.value;
   }
 
-  const mimicked = functions(index.frames(), hooks);
+  const mimicked = sources.first === null ? null : functions(sources.first.index.frames(), hooks);
   if (mimicked === null) return;
   const { loadScript, makeRequire } = mimicked;
   watchHooks(Module, retire);
@@ -320,21 +318,17 @@ exports.serve = function (session) {
   });
 
   function prepareMain() {
-    const main = process.argv[1];
-    const outermost = index.folders.get('');
-    const at = outermost && index.resolution(outermost, main);
-    if (at === undefined) {
-      missed(main, '');
-      return leftToNode('unknown program', main);
-    }
+    const { main } = session;
+    const found = sources.main(main);
+    if (found === null || !found.isLearned) missed(main, '');
+    if (found === null) return leftToNode('unknown program', main);
     if (!isUntouched()) return leftToNode('patched loader', main);
-    if (!facts.all(index.resolutions[at + 3])) {
+    if (found.list !== 0 && !found.source.facts.all(found.list)) {
       missed(main, '');
       return leftToNode('changed folders', main);
     }
-    const file = index.resolutions[at + 2];
-    if (file === 0) return leftToNode('no unit', main);
-    const entry = prepared(file - 1, index.path(index.resolutions[at + 1]));
+    if (found.file === 0) return leftToNode('no unit', main);
+    const entry = prepared(found.source, found.file - 1, found.path);
     if (entry === null || entry.isText) return undefined;
     ready = entry;
     extensions['.js'] = loadScript;

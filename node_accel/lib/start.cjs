@@ -3,7 +3,7 @@
 // programs as they are makes us stand aside.
 'use strict';
 
-const { lstatSync } = require('fs');
+const { lstatSync, readdirSync } = require('fs');
 const { optionsOf, identityOf, subjectOf, indexName } = load('names');
 
 // Options that change neither how modules are found and read nor what is seen of it. All others: not our business.
@@ -40,6 +40,11 @@ function storeFolder(env) {
   return status && isOurs(status) ? home : '';
 }
 
+// Whether anything was ingested.
+function hasTrees(indexes) {
+  return lstatSync(indexes, { throwIfNoEntry: false }) && readdirSync(indexes).some((name) => name.startsWith('tree-'));
+}
+
 // What lies in the store is executed: nobody else may write to it.
 function isOurs(status) {
   return (Number(status.uid) === 0 || Number(status.uid) === process.geteuid()) && (Number(status.mode) & 0o022) === 0;
@@ -64,6 +69,7 @@ exports.start = function (own) {
     options,
     identity,
     subject,
+    main: isScript ? process.argv[1] : '', // `npx` writes another one there
     name: indexName('start', identity, subject),
     isOurs,
     mayWrite: !isSet(env.VELO_READONLY),
@@ -77,12 +83,10 @@ exports.start = function (own) {
     session.counts.reasons[reason || 'no script'] = 1;
     session.mayWrite = false;
   } else {
-    const path = `${home}/indexes/v1/${session.name}.index`;
-    const index = lstatSync(path, { throwIfNoEntry: false }) ? load('reader').open(path, session) : null;
-    if (index !== null) {
-      session.index = index;
-      load('serve').serve(session);
-    }
+    const indexes = `${home}/indexes/v1`;
+    const path = `${indexes}/${session.name}.index`;
+    if (lstatSync(path, { throwIfNoEntry: false })) session.index = load('reader').open(path, session);
+    if (session.index !== null || hasTrees(indexes)) load('serve').serve(session);
   }
   if (hasStatistics || (session.index === null && session.mayWrite)) exports.watchExit(session);
 };

@@ -15,9 +15,15 @@ from tests.support import nodes
 from tests.support.nodeprograms import NodeVelo
 from tests.support.tree import Tree
 
-EVERYWHERE = pytest.mark.parametrize("version", nodes.VERSIONS, indirect=True)
-SOME = pytest.mark.parametrize("version", ("20.20.2", "24.21.0"), indirect=True)
-WITH_HOOKS = pytest.mark.parametrize("version", ("22.23.3", "26.10.0"), indirect=True)
+INSTALLED = "installed"  # The one on PATH.
+OTHERS = [version for version in nodes.VERSIONS if not version.startswith("20.")]
+CORE = pytest.mark.parametrize("version", (INSTALLED, *OTHERS), indirect=True)
+EVERYWHERE = pytest.mark.parametrize(
+    "version", (INSTALLED, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)), indirect=True
+)
+WITH_HOOKS = pytest.mark.parametrize(
+    "version", (pytest.param("22.23.3", marks=pytest.mark.slow), "26.10.0"), indirect=True
+)
 
 PACKAGES = {
     "node_modules/dep/package.json": '{"name": "dep", "exports": {".": "./lib/index.js", "./package.json": "./package.json"}}',
@@ -84,24 +90,27 @@ STORY = PACKAGES | {
 
 
 @pytest.fixture
-def version(request: pytest.FixtureRequest) -> str:
-    return str(getattr(request, "param", "20.20.2"))
-
-
-@pytest.fixture
 def node(version: str) -> Path:
+    """A Node that Velo serves; the installed one where a story says nothing else."""
+    if version == INSTALLED:
+        found = shutil.which("node")
+        if found and int(said_version(found).partition(".")[0]) >= 18:
+            return Path(found).resolve()
+        version = "20.20.2"
     try:
         return nodes.node(version)
     except nodes.Unavailable as reason:
-        found = shutil.which("node")
-        if found and nodes_version(found) == version.partition(".")[0]:
-            return Path(found)
         pytest.skip(f"no Node {version}: {reason}")
 
 
-def nodes_version(node: str) -> str:
+@pytest.fixture
+def version(request: pytest.FixtureRequest) -> str:
+    return str(getattr(request, "param", INSTALLED))
+
+
+def said_version(node: str | Path) -> str:
     said = subprocess.run([node, "--version"], capture_output=True, text=True).stdout
-    return said.removeprefix("v").partition(".")[0]
+    return said.strip().removeprefix("v")
 
 
 @pytest.fixture
@@ -114,12 +123,12 @@ def velo(tmp_path: Path, node: Path, project: Tree) -> NodeVelo:
     return NodeVelo(tmp_path / "store", node, project.folder)
 
 
-@EVERYWHERE
-def test_a_program_that_prints_everything(velo: NodeVelo, project: Tree, version: str) -> None:
+@CORE
+def test_a_program_that_prints_everything(velo: NodeVelo, project: Tree, node: Path) -> None:
     """Stacks, modules, caches, errors, cycles, packages, `import()`: nothing tells that Velo is there."""
     project.write(STORY)
 
-    runs = velo.same("main.js", served=0 if version.startswith("18") else 9)
+    runs = velo.same("main.js", served=0 if said_version(node).startswith("18.") else 9)
 
     assert "late" in runs[0].stderr and runs[0].code == 1
 
@@ -142,7 +151,7 @@ def test_errors_of_programs(velo: NodeVelo, project: Tree) -> None:
         velo.same(name, served=2)
 
 
-@SOME
+@EVERYWHERE
 def test_what_programs_do_to_the_loader(velo: NodeVelo, project: Tree) -> None:
     """Hooks of transpilers, tracers and mocks see every module, as without Velo."""
     uses = "console.log(require('./lib'), require('dep').name, require('./data'), module.children.length)\n"
@@ -236,7 +245,7 @@ def test_registered_hooks(velo: NodeVelo, project: Tree) -> None:
     velo.same("main.js", served=2)
 
 
-@SOME
+@EVERYWHERE
 def test_edits_win(velo: NodeVelo, project: Tree) -> None:
     """Whatever changes between two runs, the next one does what plain Node does."""
     project.write(PACKAGES | {
@@ -319,7 +328,7 @@ def test_edits_while_it_runs(velo: NodeVelo, project: Tree) -> None:
         velo.differs_not("main.js", number)
 
 
-@SOME
+@EVERYWHERE
 def test_damage_is_a_plain_run(velo: NodeVelo, project: Tree) -> None:
     """Flipped bytes anywhere, files cut short, files of others: never seen by V8, never a complaint."""
     project.write(PACKAGES | {"main.js": "console.log(require('dep').name, require('inner/y'))\n"})
@@ -382,7 +391,7 @@ def test_children_and_workers(velo: NodeVelo, project: Tree) -> None:
     velo.same("main.js", served=2)
 
 
-@SOME
+@EVERYWHERE
 def test_options_and_switches(velo: NodeVelo, project: Tree) -> None:
     """Where something measures or changes loading, Velo stands aside; where not, it serves."""
     project.write(PACKAGES | {
@@ -422,3 +431,21 @@ def test_node_options_of_the_user(velo: NodeVelo, project: Tree) -> None:
     options = f'--require "{project.folder}/with space/preload.js" --max-old-space-size=300'
 
     velo.same("with space/main.js", served=3, env={"NODE_OPTIONS": options, "USER_OPTION": "kept"})
+
+
+def test_a_tree_that_was_ingested(velo: NodeVelo, project: Tree, node: Path) -> None:
+    """After `velo ingest` the very first run of a command in node_modules is served, and tells no difference."""
+    project.write(
+        PACKAGES | {"node_modules/tool/bin.js": "console.log(require('dep').name, require('inner/y'))\n"}
+    )
+    (project / "node_modules/.bin").mkdir()
+    (project / "node_modules/.bin/tool").symlink_to("../tool/bin.js")
+    command = project / "node_modules/.bin/tool"
+    plain = velo.plain(command)
+    ingested = velo.command("ingest", "--node", node, project.folder)
+    assert ingested.code == 0, ingested.stderr
+
+    first = velo.learn(command)
+
+    assert first.answer == plain.answer
+    assert first.served >= 5, velo.story([first])

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who knows a request: the start index, which knows what this program loaded before; and, where that one does not, the
+// index of the tree that the requiring file is in, which `velo ingest` made (FORMAT.md, section 14.1).
+'use strict';
+
+const { lstatSync, realpathSync } = require('fs');
+const { dirname, basename } = require('path');
+const { Facts } = load('facts');
+const { Packs } = load('packs');
+const { indexName } = load('names');
+
+const MODULES = '/node_modules';
+
+exports.Sources = class Sources {
+  constructor(session) {
+    this.session = session;
+    this.start = session.index === null ? null : this.source(session.index);
+    this.trees = new Map(); // by their folder
+    this.treesOf = new Map(); // by the folder that asks
+    // The main file's real path says which tree there may be before anything was learned.
+    this.mainPath = this.start === null ? realPath(session.main) : '';
+    this.first = this.start || (this.mainPath ? this.tree(dirname(this.mainPath)) : null);
+  }
+
+  source(index) {
+    return { index, facts: new Facts(index, process.env.VELO_CHECK), packs: new Packs(index, this.session) };
+  }
+
+  forget() {
+    if (this.start !== null) this.start.facts.forget();
+    for (const source of this.trees.values()) if (source !== null) source.facts.forget();
+  }
+
+  // {source, folder, at} of what is asked in a folder, or null.
+  resolution(path, request) {
+    let found = this.start === null ? null : resolutionIn(this.start, path, request);
+    if (found === null) {
+      const source = this.tree(path);
+      if (source !== null) found = resolutionIn(source, path, request);
+    }
+    return found;
+  }
+
+  // {source, path, file, list, isLearned} of the program itself, or null.
+  main(main) {
+    const found = this.start === null ? null : resolutionIn(this.start, '', main);
+    if (found !== null) {
+      const { index } = this.start;
+      const at = found.at;
+      const path = index.path(index.resolutions[at + 1]);
+      return { source: this.start, path, file: index.resolutions[at + 2], list: index.resolutions[at + 3], isLearned: true };
+    }
+    const path = this.mainPath || realPath(main);
+    const source = path === '' ? null : this.tree(dirname(path));
+    const file = source === null ? 0 : source.index.file(dirname(path), basename(path));
+    return file === 0 ? null : { source, path, file, list: 0, isLearned: false };
+  }
+
+  tree(path) {
+    let source = this.treesOf.get(path);
+    if (source === undefined) {
+      source = this.open(path);
+      this.treesOf.set(path, source);
+    }
+    return source;
+  }
+
+  open(path) {
+    const { session } = this;
+    const folder = treeFolder(path);
+    if (folder === null) return null;
+    let source = this.trees.get(folder);
+    if (source === undefined) {
+      const place = `${session.home}/indexes/v1/${indexName('tree', session.identity, folder)}.index`;
+      const isThere = lstatSync(place, { throwIfNoEntry: false }) !== undefined;
+      const index = isThere ? load('reader').open(place, { ...session, subject: folder }) : null;
+      source = index === null ? null : this.source(index);
+      this.trees.set(folder, source);
+    }
+    return source;
+  }
+};
+
+function resolutionIn(source, path, request) {
+  const folder = source.index.folders.get(path);
+  const at = folder && source.index.resolution(folder, request);
+  return at === undefined ? null : { source, folder, at };
+}
+
+// Empty where Node has to add a suffix, or to complain.
+function realPath(main) {
+  const status = lstatSync(main, { throwIfNoEntry: false });
+  return status === undefined ? '' : realpathSync(main);
+}
+
+// What is before the first `node_modules` of the path, or the nearest folder upward that has one.
+function treeFolder(path) {
+  const at = `${path}/`.indexOf(`${MODULES}/`);
+  if (at >= 0) return path.slice(0, at) || '/';
+  for (let folder = path; ; folder = dirname(folder)) {
+    if (lstatSync(folder === '/' ? MODULES : folder + MODULES, { throwIfNoEntry: false })) return folder;
+    if (folder === '/') return null;
+  }
+}

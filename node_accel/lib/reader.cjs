@@ -53,8 +53,6 @@ class Index {
   constructor(bytes, words, sections) {
     const [stamps, trees, packs, facts, folders, resolutions, files, lists, offsets, text] = sections;
     this.words = words;
-    this.bytes = bytes;
-    this.place = text.offset;
     this.stamps = new BigInt64Array(bytes.buffer, stamps.offset, stamps.length / 8);
     this.trees = trees.words;
     this.packs = packs.words;
@@ -76,12 +74,13 @@ class Index {
     return this.text.slice(this.offsets[number], this.offsets[number + 1]);
   }
 
-  // The same, but not a piece of the whole text, which V8 would store with a script of that name.
-  path(number) {
-    const wide = this.words[3];
-    const begin = this.place + (this.offsets[number] << wide);
-    const end = this.place + (this.offsets[number + 1] << wide);
-    return wide ? this.bytes.ucs2Slice(begin, end) : this.bytes.latin1Slice(begin, end);
+  // The path that a resolution leads to.
+  target(at) {
+    const file = this.resolutions[at + 2];
+    if (file === 0) return this.string(this.resolutions[at + 1]);
+    const words = (file - 1) * 8;
+    const folder = this.string(this.folderWords[this.files[words + 1] * 5]);
+    return `${folder === '/' ? '' : folder}/${this.string(this.files[words])}`;
   }
 
   // Where a request made in a folder leads: the number of its resolution in words, or undefined.

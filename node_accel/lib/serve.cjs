@@ -128,7 +128,7 @@ exports.serve = function (session) {
       missed(mod.filename, wanted);
       return leftToNode('changed folders', wanted);
     }
-    const target = index.path(index.resolutions[at + 1]);
+    const target = index.target(at);
     if (Module._cache[target] === undefined) {
       const file = index.resolutions[at + 2];
       if (file === 0) leftToNode('no unit', target);
@@ -200,9 +200,10 @@ exports.serve = function (session) {
     }
     if (kind === TEXT) return { path, isText: true, value: JSON.parse(unit.text) };
     if (unit.flags & IMPORTS) allowImports();
-    const script = scriptOf(path, unit.text, unit.bytecode);
+    const isCaptured = unit.flags & (CAPTURED | UNCOMPILED);
+    const script = scriptOf(isCaptured ? path : flat(path), unit.text, unit.bytecode);
     if (script.cachedDataRejected) leftToNode('bytecode rejected', path);
-    if (session.mayWrite && !(unit.flags & UNCOMPILED) && (!(unit.flags & CAPTURED) || script.cachedDataRejected)) {
+    if (session.mayWrite && !isCaptured) {
       session.captured.push({ path, script, text: unit.text, flags: unit.flags });
       session.watchExit(session);
     }
@@ -335,6 +336,11 @@ exports.serve = function (session) {
     return undefined;
   }
 };
+
+// A piece of a string keeps the whole of it, and V8 would store that with the name of a script.
+function flat(path) {
+  return Buffer.from(path).toString();
+}
 
 // Hooks see and change everything: whoever registers some is left alone from then on.
 function watchHooks(Module, retire) {

@@ -47,7 +47,7 @@ exports.Sources = class Sources {
     if (found !== null) {
       const { index } = this.start;
       const at = found.at;
-      const path = index.path(index.resolutions[at + 1]);
+      const path = index.target(at);
       return { source: this.start, path, file: index.resolutions[at + 2], list: index.resolutions[at + 3], isLearned: true };
     }
     const path = this.mainPath || realPath(main);

@@ -229,7 +229,10 @@ def encode(index: Index) -> bytes:
     for each in resolutions:
         file = places[each.file] + 1 if each.file >= 0 else 0
         rows["resolutions"].append(
-            _RESOLUTION.pack(text(each.request), text(each.path), file, lists.number(each.facts))
+            # A file's path is that of its folder and its name.
+            _RESOLUTION.pack(
+                text(each.request), 0 if file else text(each.path), file, lists.number(each.facts)
+            )
         )
     for number in files:
         found = index.files[number]
@@ -395,19 +398,20 @@ class _Decoding:
         files: list[File] = []
         resolutions: list[Resolution] = []
         text = self.strings
-        folders = enumerate(_FOLDER.iter_unpack(self.sections["folders"]))
+        folder_rows = list(_FOLDER.iter_unpack(self.sections["folders"]))
+        places = [os.path.join(text[folder_rows[row[1]][0]], text[row[0]]) for row in rows]
+        folders = enumerate(folder_rows)
         for number, (path, first_resolution, resolution_count, first_file, file_count) in folders:
             if first_file != len(files) or first_resolution != len(resolutions):
                 raise ValueError("folders leave a gap")
             folder = text[path]
             for row in rows[first_file : first_file + file_count]:
-                name, owner, bits, stamp, facts, pack, offset, length = row
+                _, owner, bits, stamp, facts, pack, offset, length = row
                 if owner != number or pack >= packs or (bits >> 8) >= trees:
                     raise ValueError("a file names what is not there")
-                place = os.path.join(folder, text[name])
                 files.append(
                     File(
-                        place,
+                        places[len(files)],
                         bits & 0xFF,
                         bits >> 8,
                         self.stamps[stamp],
@@ -420,9 +424,8 @@ class _Decoding:
             for request, target, file, facts in asked[first_resolution : first_resolution + resolution_count]:
                 if file > len(rows):
                     raise ValueError("a resolution names a file that is not there")
-                resolutions.append(
-                    Resolution(folder, text[request], text[target], file - 1, self._list(facts))
-                )
+                path = places[file - 1] if file else text[target]
+                resolutions.append(Resolution(folder, text[request], path, file - 1, self._list(facts)))
         if (len(files), len(resolutions)) != (len(rows), len(asked)):
             raise ValueError("some rows are in no folder")
         return files, resolutions

@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -396,7 +396,7 @@ class _Learning:
         numbers = {path: number for number, path in enumerate(kept)}
         resolutions = []
         self.unclear = 0
-        for (folder, request), answer in self._questions().items():
+        for (folder, request), answer in self._questions(numbers).items():
             try:
                 using = resolver.resolve(folder or "/", request, answer)
             except Unclear:
@@ -422,12 +422,18 @@ class _Learning:
         )
         return index, questions.newest
 
-    def _questions(self) -> dict[tuple[str, str], str]:
-        """Folder and request of everything that is to be answered, with Node's answer."""
-        asked = {}
-        if self.known is not None:
-            asked = {(each.folder, each.request): each.path for each in self.known.resolutions}
-        asked |= self.resolved
+    def _questions(self, files: Container[str]) -> dict[tuple[str, str], str]:
+        """Folder and request of everything that is to be answered, with Node's answer.
+
+        A module that no program has loaded yet is not waited for: who reads an index reads all of it.
+        """
+        known = () if self.known is None else self.known.resolutions
+        asked = {(each.folder, each.request): each.path for each in known}
+        explicit = {(os.path.dirname(path), request) for path, request in self.notes.requests}
+        for question, answer in self.resolved.items():
+            is_module = os.path.splitext(answer)[1] in ("", ".js", ".cjs", ".json")
+            if not is_module or answer in files or question in explicit or question[0] == MAIN:
+                asked[question] = answer
         return {question: answer for question, answer in asked.items() if answer}
 
     def _facts_of_type(self, path: str, questions: Questions) -> tuple[int, ...] | None:

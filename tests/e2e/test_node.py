@@ -26,13 +26,17 @@ WITH_HOOKS = pytest.mark.parametrize(
 )
 
 PACKAGES = {
-    "node_modules/dep/package.json": '{"name": "dep", "exports": {".": "./lib/index.js", "./package.json": "./package.json"}}',
+    "node_modules/dep/package.json": """
+        {"name": "dep", "exports": {".": "./lib/index.js", "./package.json": "./package.json"}}
+        """,
     "node_modules/dep/lib/index.js": """
         exports.name = require("../package.json").name; exports.own = () => require("dep") === exports;
         """,
     "node_modules/@scope/part/package.json": '{"name": "@scope/part", "main": "x", "type": "commonjs"}',
     "node_modules/@scope/part/x.js": "module.exports = 'scoped'; console.log(module)\n",
-    "node_modules/inner/package.json": '{"name": "inner", "imports": {"#a": "./a.js"}, "exports": {"./y": "./y.js"}}',
+    "node_modules/inner/package.json": """
+        {"name": "inner", "imports": {"#a": "./a.js"}, "exports": {"./y": "./y.js"}}
+        """,
     "node_modules/inner/y.js": "module.exports = [require('#a'), require('inner/y') === module.exports]\n",
     "node_modules/inner/a.js": "module.exports = 'a'\n",
 }
@@ -41,7 +45,8 @@ STORY = PACKAGES | {
         #!/usr/bin/env node
         'use strict';
         console.log(require('dep').name, require('dep').own(), require('@scope/part'), require('inner/y'));
-        console.log(require('./sub/a').where(), require.resolve('dep'), require.resolve.paths('x').slice(0, 2));
+        console.log(require('./sub/a').where(), require.resolve('dep'));
+        console.log(require.resolve.paths('x').slice(0, 2));
         console.log(require, module, Object.keys(require.cache), require.main === module, module.parent);
         console.log(require('./sub/data.json'), require('./sub/data').a, require('./sub/a').stack());
         for (const bad of ['nope', './nope', 'dep/hidden', '', 'inner/x', 'node:nope', './sub/bad.json',
@@ -53,7 +58,8 @@ STORY = PACKAGES | {
         }
         console.log(require('./sub/cycle1'), require('./sub/a').f.toString());
         const Module = module.constructor;
-        console.log(Object.getOwnPropertyDescriptors(Module._extensions), Module._resolveFilename, Module.wrapper);
+        console.log(Object.getOwnPropertyDescriptors(Module._extensions));
+        console.log(Module._resolveFilename, Module.wrapper);
         console.log(Module._resolveFilename.toString().length, require.extensions['.js'].toString().length);
         console.log(Object.keys(Module._pathCache).filter((key) => key.includes('node_accel')), process.argv);
         import('dep').then((m) => console.log(m.default.name)).then(() => import('./sub/m.mjs')).then((m) => {
@@ -63,10 +69,12 @@ STORY = PACKAGES | {
         function late() { require('./sub/late'); }
         """,
     "sub/a.js": """\
-        exports.where = () => [__filename, __dirname, module.id, module.parent.id, module.loaded]; exports.top = new Error('top').stack;
+        exports.where = () => [__filename, module.id, module.parent.id, module.loaded];
+        exports.top = new Error('top').stack;
         exports.stack = () => new Error('here').stack;
         exports.f = function f ( a,b ) { /* kept */ return a };
-        console.log(exports.top, this === exports, arguments.length, module.isPreloading, module.paths.length);
+        console.log(exports.top, this === exports, arguments.length, module.isPreloading);
+        console.log(module.paths.length, __dirname);
         """,
     "sub/data.json": '{"a": 1}',
     "sub/bad.json": '{"a":',
@@ -142,7 +150,7 @@ def test_errors_of_programs(velo: NodeVelo, project: Tree) -> None:
         "syntax.js": "require('./ok'); require('./broken')\n",
         "rejected.js": "require('./ok'); Promise.reject(new Error('later'))\n",
         "code.js": "require('./ok'); process.exitCode = 7\n",
-        "exit.js": "process.on('exit', (code) => console.log('bye', code)); require('./ok'); process.exit(3)\n",
+        "exit.js": "process.on('exit', (code) => console.log(code)); require('./ok'); process.exit(3)\n",
         "ok.js": "exports.ok = true\n",
         "broken.js": "let a = 1;\nlet a = 2;\n",
     })  # fmt: skip
@@ -161,7 +169,9 @@ def test_what_programs_do_to_the_loader(velo: NodeVelo, project: Tree) -> None:
             const old = Module._extensions['.js'];
             Module._extensions['.js'] = function (mod, filename) {
               const compile = mod._compile;
-              mod._compile = function (code, name) { mod._compile = compile; mod._compile(code.replace('lib', 'LIB'), name); };
+              mod._compile = function (code, name) {
+                mod._compile = compile; mod._compile(code.replace('lib', 'LIB'), name);
+              };
               old(mod, filename);
             };
             """,
@@ -169,33 +179,40 @@ def test_what_programs_do_to_the_loader(velo: NodeVelo, project: Tree) -> None:
         "compile": """
             const Module = require('module');
             const old = Module.prototype._compile;
-            Module.prototype._compile = function (code, name) { console.log('compiles', name); return old.call(this, code, name); };
+            Module.prototype._compile = function (code, name) {
+              console.log('compiles', name); return old.call(this, code, name);
+            };
             """,
         "resolve": """
             const Module = require('module');
             const old = Module._resolveFilename;
             Module._resolveFilename = function (request, ...rest) {
-              console.log('resolves', request); return old.call(this, request === './lib' ? './other' : request, ...rest);
+              console.log('resolves', request);
+              return old.call(this, request === './lib' ? './other' : request, ...rest);
             };
             """,
         "require": """
             const Module = require('module');
             const old = Module.prototype.require;
             Module.prototype.require = function (id) {
-              console.log('requires', id, Module._resolveFilename(id, this)); return old.apply(this, arguments);
+              console.log('requires', id, Module._resolveFilename(id, this));
+              return old.apply(this, arguments);
             };
             """,
         "load": """
             const Module = require('module');
             const old = Module._load;
-            Module._load = function (id, parent) { return id === './lib' ? 'mocked' : old.apply(this, arguments); };
+            Module._load = function (id) { return id === './lib' ? 'mocked' : old.apply(this, arguments); };
             """,
         "wrapper": """
             const Module = require('module');
             Module.wrapper[0] += 'console.log("wrapped", __filename);';
             """,
         "paths": "module.paths.unshift(__dirname + '/more');\n",
-        "cache": "require('./lib'); delete require.cache[require.resolve('./lib')]; require.cache[require.resolve('./data')] = { exports: 'planted', loaded: true };\n",
+        "cache": """
+            require('./lib'); delete require.cache[require.resolve('./lib')];
+            require.cache[require.resolve('./data')] = { exports: 'planted', loaded: true };
+            """,
     }
     project.write(
         PACKAGES
@@ -228,11 +245,17 @@ def test_registered_hooks(velo: NodeVelo, project: Tree) -> None:
         "main.js": """
             console.log(require('./a'));
             require('module').registerHooks({
-              load(url, context, next) { const out = next(url, context); console.log('loads', url.split('/').pop(), typeof out.source); return out; },
+              load(url, context, next) {
+                const out = next(url, context);
+                console.log('loads', url.split('/').pop(), typeof out.source);
+                return out;
+              },
             });
             console.log(require('./b'));
             require('module').registerHooks({
-              resolve(name, context, next) { console.log('resolves', name); return next(name === './c' ? './a' : name, context); },
+              resolve(name, context, next) {
+                console.log('resolves', name); return next(name === './c' ? './a' : name, context);
+              },
             });
             console.log(require('./c'), require.resolve('./c'));
             """,
@@ -249,7 +272,10 @@ def test_registered_hooks(velo: NodeVelo, project: Tree) -> None:
 def test_edits_win(velo: NodeVelo, project: Tree) -> None:
     """Whatever changes between two runs, the next one does what plain Node does."""
     project.write(PACKAGES | {
-        "main.js": "console.log(require('./lib'), require('dep').name, require('./folder'), require('./sub/user'), require('linked'))\n",
+        "main.js": """
+            console.log(require('./lib'), require('dep').name, require('./folder'), require('./sub/user'));
+            console.log(require('linked'));
+            """,
         "lib.js": "module.exports = 'lib old'\n",
         "folder/index.js": "module.exports = 'folder'\n",
         "sub/user.js": "module.exports = require('dep').name\n",
@@ -378,14 +404,21 @@ def test_children_and_workers(velo: NodeVelo, project: Tree) -> None:
             }}
             new Worker(__dirname + '/worker.js').on('message', (m) => {{
               console.log('worker', m);
-              new Worker('const dep = require("dep"); require("worker_threads").parentPort.postMessage(dep.name)', {{ eval: true }})
+              const text = 'require("worker_threads").parentPort.postMessage(require("dep").name)';
+              new Worker(text, {{ eval: true }})
                 .on('message', (m) => console.log('eval', m)).on('exit', () => {{
                   fork(__dirname + '/child.js', ['forked']).on('exit', (code) => console.log('exit', code));
                 }});
             }});
             """,
-        "worker.js": "require('worker_threads').parentPort.postMessage([require('dep').name, Object.keys(require.cache), new Error('w').stack])\n",
-        "child.js": "console.log(process.version, process.argv.slice(2), require('dep').name, require('inner/y')); process.exitCode = 4\n",
+        "worker.js": """
+            const { parentPort } = require('worker_threads');
+            parentPort.postMessage([require('dep').name, Object.keys(require.cache), new Error('w').stack]);
+            """,
+        "child.js": """
+            console.log(process.version, process.argv.slice(2), require('dep').name, require('inner/y'));
+            process.exitCode = 4;
+            """,
     })  # fmt: skip
 
     velo.same("main.js", served=2)
@@ -395,7 +428,9 @@ def test_children_and_workers(velo: NodeVelo, project: Tree) -> None:
 def test_options_and_switches(velo: NodeVelo, project: Tree) -> None:
     """Where something measures or changes loading, Velo stands aside; where not, it serves."""
     project.write(PACKAGES | {
-        "main.js": "console.log(require('dep').name, require('inner/y'), process.execArgv, new Error('e').stack)\n",
+        "main.js": """
+            console.log(require('dep').name, require('inner/y'), process.execArgv, new Error('e').stack);
+            """,
         "preload.js": "console.log('preloaded', require('dep').name, module.isPreloading)\n",
         "more/extra.js": "module.exports = 'extra'\n",
         "path.js": "console.log(require('extra'))\n",
@@ -434,7 +469,7 @@ def test_node_options_of_the_user(velo: NodeVelo, project: Tree) -> None:
 
 
 def test_a_tree_that_was_ingested(velo: NodeVelo, project: Tree, node: Path) -> None:
-    """After `velo ingest` the very first run of a command in node_modules is served, and tells no difference."""
+    """After `velo ingest` the very first run of an installed command is served, and tells no difference."""
     project.write(
         PACKAGES | {"node_modules/tool/bin.js": "console.log(require('dep').name, require('inner/y'))\n"}
     )

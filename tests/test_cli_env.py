@@ -13,7 +13,8 @@ import pytest
 from tests.support.running import Velo
 from tests.support.tree import Tree
 from velo_import.launch.enable import Site, enabled_files, files_for, find_sites, start_code
-from velo_import.launch.injection import injection_folder
+from velo_import.launch.environment import node_options
+from velo_import.launch.injection import injection_folder, preload_file
 
 ODD_HOME = 'it\'s a "store" $HOME `x` \\ é'
 
@@ -49,6 +50,7 @@ def test_json_is_one_object_of_names_and_values(velo: Velo) -> None:
     """For programs that set the environment themselves."""
     assert velo.command("env", "--json").json == {
         "PYTHONPATH": injection_folder(),
+        "NODE_OPTIONS": node_options("", preload_file()),
         "VELO_HOME": str(velo.home),
     }
 

@@ -21,6 +21,7 @@ from blake3 import blake3
 from tests.support.stores import BUILD, digest_of, payload, source
 from tests.test_manifest_format import BUILD as MANIFEST_BUILD
 from tests.test_manifest_format import example
+from tests.test_node_format import index as example_index
 from velo_import.errors import StoreCorrupt, VeloError
 from velo_import.format import (
     blobindex,
@@ -29,6 +30,7 @@ from velo_import.format import (
     contents,
     distributions,
     manifest,
+    node,
     pack,
     references,
     root,
@@ -38,7 +40,7 @@ from velo_import.hook import contents as hook_contents
 from velo_import.hook import manifest as hook
 from velo_import.hook import mapping
 from velo_import.hook import metadata as hook_metadata
-from velo_import.ingest import notes
+from velo_import.ingest import nodenotes, notes
 from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter, open_pack
 
@@ -408,6 +410,52 @@ _CORRUPT = (StoreCorrupt,)
 _HOOK = (hook.Unusable, IndexError, ValueError)
 _HOOK_METADATA = (hook_metadata.Unusable, IndexError, ValueError)
 
+# -- Node ------------------------------------------------------------------------------------------
+
+
+def _parse_node_index(data: bytes) -> bool:
+    index = node.decode_index(data)
+    again = node.decode_index(node.encode(index))  # folders in order, which nobody asks for
+    assert node.decode_index(node.encode(again)) == again
+    assert sorted(again.files) == sorted(index.files)
+    assert node.pack_names(data) == (index.subject, [each.name for each in index.packs])
+    return True
+
+
+def _repair_node_index(data: bytes) -> bytes:
+    if len(data) < node.HEADER_SIZE:
+        return data
+    data = data[: len(data) // 8 * 8]
+    data = _put(data, 16, len(data).to_bytes(4, "little"))
+    return _put(data, 24, b"".join(half.to_bytes(4, "little") for half in node.checksum(data[32:])))
+
+
+def _sample_node_indexes() -> Iterable[bytes]:
+    yield node.encode(example_index())
+    yield node.encode(example_index("/日本/😀.js"))
+
+
+def _parse_node_notes(data: bytes) -> bool:
+    path = _scratch("start-0123456789abcdef.1.notes", data)
+    _scratch("start-0123456789abcdef.1.units", bytes(64))
+    parsed = nodenotes.read_notes(path)
+    assert all(each.startswith("/") for each in (*parsed.files, *parsed.mains, *parsed.units))
+    return nodenotes.joined(parsed, parsed)._replace(units={}) == parsed._replace(
+        marks=tuple(dict.fromkeys(parsed.marks)),
+        mains=tuple(dict.fromkeys(parsed.mains)),
+        files=tuple(dict.fromkeys(parsed.files)),
+        requests=tuple(dict.fromkeys(parsed.requests)),
+        units={},
+    )
+
+
+def _sample_node_notes() -> Iterable[bytes]:
+    said = ["identity=node\nv22.1.0\nx64\n\n.js,.json,.node", "subject=/p", "executable=/usr/bin/node"]
+    said += ["option=--max-old-space-size=99", "mark=0011223344556677", "main=/p/app", "file=/p/app.js"]
+    said += ["request=/p/app.js\t./lib", "unit=0 32 /p/app.js"]
+    yield b"".join(each.encode() + b"\0" for each in ("velo-node-notes 1", *said))
+
+
 PARSERS = {
     "pack": Parser(_parse_pack, _CORRUPT, _repair_pack, _sample_packs),
     "manifest": Parser(_parse_manifest, _CORRUPT, _repair_manifest, _sample_manifests),
@@ -429,4 +477,6 @@ PARSERS = {
     "contents": Parser(_parse_contents, _CORRUPT, _repair_contents, _sample_contents),
     "hook-contents": Parser(_parse_contents_in_the_hook, _HOOK_METADATA, _repair_contents, _sample_contents),
     "notes": Parser(_parse_notes, (VeloError,), _as_it_is, _sample_notes),
+    "node-index": Parser(_parse_node_index, _CORRUPT, _repair_node_index, _sample_node_indexes),
+    "node-notes": Parser(_parse_node_notes, (VeloError, ValueError), _as_it_is, _sample_node_notes),
 }

@@ -397,6 +397,7 @@ class _Decoding:
         asked = list(_RESOLUTION.iter_unpack(self.sections["resolutions"]))
         files: list[File] = []
         resolutions: list[Resolution] = []
+        known: set[str] = set()
         text = self.strings
         folder_rows = list(_FOLDER.iter_unpack(self.sections["folders"]))
         places = [os.path.join(text[folder_rows[row[1]][0]], text[row[0]]) for row in rows]
@@ -405,10 +406,15 @@ class _Decoding:
             if first_file != len(files) or first_resolution != len(resolutions):
                 raise ValueError("folders leave a gap")
             folder = text[path]
+            if folder in known:
+                raise ValueError("a folder is there twice")
+            known.add(folder)
             for row in rows[first_file : first_file + file_count]:
                 _, owner, bits, stamp, facts, pack, offset, length = row
                 if owner != number or pack >= packs or (bits >> 8) >= trees:
                     raise ValueError("a file names what is not there")
+                if os.path.split(places[len(files)]) != (folder, text[row[0]]):
+                    raise ValueError("a file has a name that is none")
                 files.append(
                     File(
                         places[len(files)],

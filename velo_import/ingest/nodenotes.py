@@ -50,7 +50,7 @@ def take_notes(store: Store, name: str) -> Notes | None:
     for each in names_of_notes(store, name):
         path = store.node_notes / each
         try:
-            notes = _read(path)
+            notes = read_notes(path)
         except (OSError, VeloError, ValueError):
             continue
         finally:
@@ -76,7 +76,12 @@ def joined(first: Notes, second: Notes) -> Notes:
     )
 
 
-def _read(path: Path) -> Notes:
+def read_notes(path: Path) -> Notes:
+    """One program's notes.
+
+    Raises:
+        VeloError, ValueError, OSError: they are damaged, or of another version.
+    """
     version, *records = read_file(path).decode("utf-8").rstrip("\0").split("\0")
     if version != VERSION:
         raise VeloError("these are not notes of a Node program that this Velo ran")

@@ -147,11 +147,24 @@ def test_the_same_again_changes_nothing(learn: Learn, store: Store) -> None:
 
 
 def test_what_an_earlier_program_taught_stays(learn: Learn, store: Store) -> None:
-    learn("app.js")
-    found = index_of(store, learn("node_modules/dep/lib/main.js"))
+    learn("app.js", "data.json")
+    found = index_of(store, learn("node_modules/dep/lib/main.js", "node_modules/dep/lib/other.js"))
 
-    assert [os.path.basename(each.path) for each in found.files] == ["app.js", "main.js"]
-    assert {each.request for each in found.resolutions} == {"dep", "./data.json", "./other"}
+    assert {os.path.basename(each.path) for each in found.files} == {
+        "app.js",
+        "data.json",
+        "main.js",
+        "other.js",
+    }
+    assert {each.request for each in found.resolutions} == {"./data.json", "./other"}
+
+
+def test_what_no_program_has_loaded_is_not_waited_for(learn: Learn, store: Store, project: Tree) -> None:
+    """Who starts reads all of an index: it has what was loaded, and what a program asked for in vain."""
+    assert index_of(store, learn("app.js")).resolutions == ()
+
+    found = index_of(store, learn(request=f"{project / 'app.js'}\tdep"))
+    assert [each.request for each in found.resolutions] == ["dep"]
 
 
 def test_an_edited_file_is_forgotten_until_it_is_loaded_again(

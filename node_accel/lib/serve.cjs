@@ -116,21 +116,25 @@ exports.serve = function (session) {
   function decide(mod, wanted) {
     if (!isUntouched()) return leftToNode('patched loader', wanted);
     const found = sources.resolution(mod.path, wanted);
-    if (found === null) {
-      if (typeof mod.filename === 'string') missed(mod.filename, wanted);
-      return leftToNode('unknown request', wanted);
+    const reason = found === null ? 'unknown request' : reasonAgainst(found, mod, wanted);
+    let target;
+    let source = null;
+    let file = 0;
+    if (reason === '') {
+      ({ source } = found);
+      target = source.index.target(found.at);
+      file = source.index.resolutions[found.at + 2];
+    } else {
+      // Node says where it leads, before it is asked: what is there may be known all the same. If it fails it does so
+      // again, without us.
+      if (reason === 'changed folders') counts.stale++;
+      if (reason !== 'module.paths' && typeof mod.filename === 'string') missed(mod.filename, wanted);
+      leftToNode(reason, wanted);
+      target = resolvedByNode(mod, wanted);
+      if (target === '') return undefined;
     }
-    const { source, folder, at } = found;
-    const { index, facts } = source;
-    if (!isRelative(wanted) && !hasUsualPaths(mod, folder)) return leftToNode('module.paths', wanted);
-    if (!facts.all(index.resolutions[at + 3])) {
-      counts.stale++;
-      missed(mod.filename, wanted);
-      return leftToNode('changed folders', wanted);
-    }
-    const target = index.target(at);
     if (Module._cache[target] === undefined) {
-      const file = index.resolutions[at + 2];
+      if (source === null) ({ source, file } = sources.file(target));
       if (file === 0) leftToNode('no unit', target);
       else ready = prepared(source, file - 1, target);
     }
@@ -139,6 +143,21 @@ exports.serve = function (session) {
     answer = target;
     Module._resolveFilename = resolveFilename;
     if (ready !== null) extensions[ready.isText ? '.json' : '.js'] = ready.isText ? loadText : loadScript;
+    return undefined;
+  }
+
+  function reasonAgainst({ source, folder, at }, mod, wanted) {
+    if (!isRelative(wanted) && !hasUsualPaths(mod, folder)) return 'module.paths';
+    return source.facts.all(source.index.resolutions[at + 3]) ? '' : 'changed folders';
+  }
+
+  function resolvedByNode(mod, wanted) {
+    try {
+      const target = native.resolveFilename.call(Module, wanted, mod, false);
+      return typeof target === 'string' && target.charCodeAt(0) === 47 ? target : '';
+    } catch (error) {
+      return '';
+    }
   }
 
   function missed(from, wanted) {
@@ -320,16 +339,24 @@ exports.serve = function (session) {
 
   function prepareMain() {
     const { main } = session;
-    const found = sources.main(main);
-    if (found === null || !found.isLearned) missed(main, '');
-    if (found === null) return leftToNode('unknown program', main);
     if (!isUntouched()) return leftToNode('patched loader', main);
-    if (found.list !== 0 && !found.source.facts.all(found.list)) {
+    const found = sources.main(main);
+    let target;
+    let source = null;
+    let file = 0;
+    if (found !== null && found.source.facts.all(found.source.index.resolutions[found.at + 3])) {
+      ({ source } = found);
+      target = source.index.target(found.at);
+      file = source.index.resolutions[found.at + 2];
+    } else {
       missed(main, '');
-      return leftToNode('changed folders', main);
+      leftToNode(found === null ? 'unknown program' : 'changed folders', main);
+      target = Module._findPath(main, null, true);
+      if (typeof target !== 'string') return undefined;
+      ({ source, file } = sources.file(target));
     }
-    if (found.file === 0) return leftToNode('no unit', main);
-    const entry = prepared(found.source, found.file - 1, found.path);
+    if (file === 0) return leftToNode('no unit', main);
+    const entry = prepared(source, file - 1, target);
     if (entry === null || entry.isText) return undefined;
     ready = entry;
     extensions['.js'] = loadScript;

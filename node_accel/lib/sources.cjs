@@ -17,9 +17,9 @@ exports.Sources = class Sources {
     this.start = session.index === null ? null : this.source(session.index);
     this.trees = new Map(); // by their folder
     this.treesOf = new Map(); // by the folder that asks
-    // The main file's real path says which tree there may be before anything was learned.
-    this.mainPath = this.start === null ? realPath(session.main) : '';
-    this.first = this.start || (this.mainPath ? this.tree(dirname(this.mainPath)) : null);
+    // Before anything was learned the real path of the program says which tree there may be.
+    const path = this.start === null ? realPath(session.main) : '';
+    this.first = this.start || (path === '' ? null : this.tree(dirname(path)));
   }
 
   source(index) {
@@ -41,19 +41,22 @@ exports.Sources = class Sources {
     return found;
   }
 
-  // {source, path, file, list, isLearned} of the program itself, or null.
+  // The same of the program itself.
   main(main) {
-    const found = this.start === null ? null : resolutionIn(this.start, '', main);
-    if (found !== null) {
-      const { index } = this.start;
-      const at = found.at;
-      const path = index.target(at);
-      return { source: this.start, path, file: index.resolutions[at + 2], list: index.resolutions[at + 3], isLearned: true };
+    return this.start === null ? null : resolutionIn(this.start, '', main);
+  }
+
+  // {source, file} of a path; file is 1 + its number in the index, or 0.
+  file(path) {
+    const folder = dirname(path);
+    const name = basename(path);
+    let source = this.start;
+    let file = source === null ? 0 : source.index.file(folder, name);
+    if (file === 0) {
+      source = this.tree(folder);
+      file = source === null ? 0 : source.index.file(folder, name);
     }
-    const path = this.mainPath || realPath(main);
-    const source = path === '' ? null : this.tree(dirname(path));
-    const file = source === null ? 0 : source.index.file(dirname(path), basename(path));
-    return file === 0 ? null : { source, path, file, list: 0, isLearned: false };
+    return { source, file };
   }
 
   tree(path) {

@@ -52,6 +52,22 @@ function filesOf(session) {
     .slice(0, MOST_FILES);
 }
 
+// What Node has resolved, whether a literal stood there or not, as the notes have requests. Node keeps that under the
+// request and the folders in which it looked: the requiring one, or first the `node_modules` in it.
+function requestsOf(session) {
+  const found = [];
+  for (const key of Object.keys(session.Module._pathCache).slice(0, MOST_FILES)) {
+    const [request, first] = key.split('\0');
+    if (/[\t\n]/.test(key)) continue;
+    if (request.charCodeAt(0) === 47) found.push(`main=${request}`); // Wherever it stands, it leads to the same file.
+    if (!first || first.charCodeAt(0) !== 47 || request.charCodeAt(0) === 47) continue;
+    const isRelative = request === '.' || request === '..' || /^\.\.?\//.test(request);
+    if (isRelative) found.push(`request=${first}/-.js\t${request}`);
+    else if (first.endsWith('/node_modules')) found.push(`request=${first.slice(0, -13)}/-.js\t${request}`);
+  }
+  return found;
+}
+
 function learn(session) {
   const { home, name } = session;
   const files = filesOf(session);
@@ -87,6 +103,7 @@ function notesOf(session, files, mark) {
     `main=${session.main}`,
     ...files.map((path) => `file=${path}`),
     ...[...session.missed.keys()].filter((key) => !key.endsWith('\t')).map((key) => `request=${key}`),
+    ...requestsOf(session),
   ];
 }
 

@@ -115,7 +115,8 @@ exports.serve = function (session) {
 
   function decide(mod, wanted) {
     if (!isUntouched()) return leftToNode('patched loader', wanted);
-    const found = sources.resolution(mod.path, wanted);
+    // Where an absolute path leads does not depend on who asks.
+    const found = sources.resolution(mod.path, wanted) || (wanted.charCodeAt(0) === 47 ? sources.main(wanted) : null);
     const reason = found === null ? 'unknown request' : reasonAgainst(found, mod, wanted);
     let target;
     let source = null;

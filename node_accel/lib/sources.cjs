@@ -41,7 +41,7 @@ exports.Sources = class Sources {
     return found;
   }
 
-  // The same of the program itself.
+  // The same of the program itself, and of other absolute paths.
   main(main) {
     return this.start === null ? null : resolutionIn(this.start, '', main);
   }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -339,6 +340,18 @@ def test_an_index_protects_what_it_needs(learn: Learn, store: Store) -> None:
     assert report.packs.count == 1
     assert not store.index_path(summary.key).exists()
     assert list(store.packs.glob("*/*.pack")) == []
+
+
+def test_notes_that_nobody_learned_from_go_after_a_day(store: Store) -> None:
+    """Of a store whose learner cannot be started."""
+    store.node_notes.mkdir(mode=0o700)
+    for name, age in (("old", 25 * 3600), ("young", 3600)):
+        path = store.node_notes / f"start-0123456789abcdef.1.{name}.notes"
+        path.touch()
+        os.utime(path, (time.time() - age, time.time() - age))
+
+    assert store.remove_leftovers() == 1
+    assert [path.name for path in store.node_notes.iterdir()] == ["start-0123456789abcdef.1.young.notes"]
 
 
 def test_unused_indexes_go_first(learn: Learn, store: Store) -> None:

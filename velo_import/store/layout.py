@@ -162,7 +162,9 @@ class Store:
         return {part: _disk_use(self.home / part, seen) for part in PARTS}
 
     def leftovers(self, *, older_than: float = _LEFTOVER_AGE) -> list[Path]:
-        """Temporary files whose writers must be dead by now, and executable twins that nothing links to."""
+        """Temporary files whose writers must be dead by now, executable twins that nothing links to, and notes
+        of Node programs that nobody has learned from.
+        """
         found = []
         limit = time.time() - older_than
         for path in self.executables.glob("??/*"):
@@ -170,8 +172,8 @@ class Store:
                 status = path.lstat()
                 if status.st_nlink == 1 and status.st_ctime < limit:
                     found.append(path)
-        for folder in _WRITTEN_FOLDERS:
-            for path in self.home.glob(f"{folder}/{TEMPORARY_PREFIX}*"):
+        for pattern in (*(f"{folder}/{TEMPORARY_PREFIX}*" for folder in _WRITTEN_FOLDERS), "run/node/*"):
+            for path in self.home.glob(pattern):
                 with suppress(OSError):
                     if path.lstat().st_mtime < limit:
                         found.append(path)

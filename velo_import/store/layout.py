@@ -162,8 +162,8 @@ class Store:
         return {part: _disk_use(self.home / part, seen) for part in PARTS}
 
     def leftovers(self, *, older_than: float = _LEFTOVER_AGE) -> list[Path]:
-        """Temporary files whose writers must be dead by now, executable twins that nothing links to, and notes
-        of Node programs that nobody has learned from.
+        """Temporary files whose writers must be dead by now, executable twins that nothing links to, and
+        notes of Node programs that nobody has learned from.
         """
         found = []
         limit = time.time() - older_than

@@ -19,6 +19,7 @@
       versions.bun !== undefined ||
       versions.deno !== undefined ||
       process.platform !== 'linux' ||
+      process.abort.name === 'unavailableInWorker' || // a worker's main file is not known yet
       (disable !== undefined && disable !== '' && disable !== '0')
     ) {
       return;

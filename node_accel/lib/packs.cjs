@@ -30,6 +30,10 @@ exports.Packs = class Packs {
     return window.bytes === null ? null : decode(window.bytes, offset - window.begin, length);
   }
 
+  forget() {
+    this.windows.clear();
+  }
+
   // Opened for each window: programs see the numbers of the descriptors that they get.
   read(number, window, offset, length) {
     const { index, session } = this;

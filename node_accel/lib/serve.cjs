@@ -175,7 +175,7 @@ exports.serve = function (session) {
   }
 
   function leave() {
-    depth--;
+    if (--depth === OUTERMOST) sources.rest();
     asked = ready = null;
     restore();
   }
@@ -295,7 +295,7 @@ exports.serve = function (session) {
     },
 
     exit(module) {
-      depth--;
+      if (--depth === OUTERMOST) sources.rest();
       if (kIsExecuting !== undefined) module[kIsExecuting] = false;
     },
   };

@@ -31,6 +31,12 @@ exports.Sources = class Sources {
     for (const source of this.trees.values()) if (source !== null) source.facts.forget();
   }
 
+  // The program goes on by itself: what was read ahead is given back.
+  rest() {
+    if (this.start !== null) this.start.packs.forget();
+    for (const source of this.trees.values()) if (source !== null) source.packs.forget();
+  }
+
   // {source, folder, at} of what is asked in a folder, or null.
   resolution(path, request) {
     let found = this.start === null ? null : resolutionIn(this.start, path, request);

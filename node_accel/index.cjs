@@ -27,12 +27,19 @@
     // `require` may be somebody else's by the time that the program ends.
     var getBuiltin = process.getBuiltinModule;
     var nativeLoad = Module._load;
+    // And so may be what is in `fs`; all but its getters is taken as it is now.
+    var fs = require('fs');
+    var files = { constants: fs.constants };
+    Object.keys(fs).forEach(function (name) {
+      if (/Sync$/.test(name)) files[name] = fs[name];
+    });
     var builtin = function (name) {
+      if (name === 'fs') return files;
       return getBuiltin ? getBuiltin.call(process, name) : nativeLoad.call(Module, 'node:' + name, null, false);
     };
     var folder = __dirname + '/lib/';
     var room = {};
-    var text = require('fs').readFileSync(folder + 'room.cjs', 'latin1');
+    var text = files.readFileSync(folder + 'room.cjs', 'latin1');
     new (require('vm').Script)('(function (exports) {' + text + '\n})', { filename: folder + 'room.cjs' })
       .runInThisContext()(room);
     room.loader(folder, builtin)('start').start(module);

@@ -73,7 +73,8 @@ function learn(session) {
   const files = filesOf(session);
   if (!files.length || (session.index !== null && !session.missed.size && !session.captured.length)) return;
   const learner = fs.readFileSync(`${home}/run/learner`, 'utf8').replace(/\0+$/, '').split('\0');
-  const mark = foldText(JSON.stringify([session.index === null ? files : [], [...session.missed.keys()].sort(), session.captured.map((each) => each.path)]));
+  const wanted = [session.index === null ? files : [], [...session.missed.keys()], session.captured.map((each) => each.path)];
+  const mark = foldText(JSON.stringify(wanted.map((names) => [...names].sort())));
   if (isInVain(`${home}/run/${name}.vain`, mark)) return;
   const folder = `${home}/run/node`;
   try {

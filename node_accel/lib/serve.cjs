@@ -8,7 +8,7 @@
 // programs that patch the loader find it as it was.
 'use strict';
 
-const { lstatSync, readFileSync } = require('fs');
+const { readFileSync } = require('fs');
 const vm = require('vm');
 const { dirname } = require('path');
 const { Sources } = load('sources');
@@ -129,10 +129,10 @@ exports.serve = function (session) {
       // Node says where it leads, before it is asked: what is there may be known all the same. If it fails it does so
       // again, without us.
       if (reason === 'changed folders') counts.stale++;
-      if (reason !== 'module.paths' && typeof mod.filename === 'string') missed(mod.filename, wanted);
       leftToNode(reason, wanted);
       target = resolvedByNode(mod, wanted);
       if (target === '') return undefined;
+      if (reason !== 'module.paths' && typeof mod.filename === 'string') missed(mod.filename, wanted);
     }
     if (Module._cache[target] === undefined) {
       if (source === null) ({ source, file } = sources.file(target));

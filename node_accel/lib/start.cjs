@@ -23,7 +23,7 @@ function isSet(value) {
 }
 
 // Why nothing is served, or ''.
-function reasonAgainst(process, options, Module) {
+function reasonAgainst(process, options) {
   const odd = options.find((option) => !HARMLESS.test(option.replace(/_/g, '-')));
   if (odd !== undefined) return `option ${odd}`;
   const variable = VARIABLES.find((name) => isSet(process.env[name]));
@@ -54,7 +54,7 @@ exports.start = function (own) {
   const { env } = process;
   const Module = own.constructor;
   const options = optionsOf(process);
-  const reason = reasonAgainst(process, options, Module);
+  const reason = reasonAgainst(process, options);
   const home = storeFolder(env);
   const hasStatistics = isSet(env.VELO_STATS);
   // What -e, a pipe or a prompt brings has no file, and its `require` is Node's own.

@@ -22,7 +22,6 @@ function wrapped(source) {
 
 // A unit's bytes. `bytecode` may be empty.
 function encode(kind, text, bytecode, flags) {
-  // eslint-disable-next-line no-control-regex
   const wide = /[^\u0000-\u00ff]/.test(text);
   const textLength = wide ? text.length * 2 : text.length;
   const place = bytecode.length ? (HEADER + textLength + 15) & ~15 : 0;

@@ -29,7 +29,7 @@ from bench.figures import Ratio, geometric_mean, losses, speedup, spread, times
 from bench.measure import BenchmarkFault, Sample, become_subreaper, run, run_as_program, settle
 from tests.support import nodes
 
-PACKAGES = CHECKOUT / "bench" / "node"
+PACKAGES = CHECKOUT / "bench" / "node_programs"
 _LEARNING_PASSES = 3
 _COMPILE_CACHE_SINCE = (22, 1)
 

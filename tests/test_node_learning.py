@@ -18,12 +18,12 @@ from tests.support.tree import Tree
 from velo_import.errors import StoreLocked, VeloError
 from velo_import.format.node import CAPTURED, UNIT, Index, checksum, index_name
 from velo_import.host.locks import exclusive
-from velo_import.ingest import nodelearning
-from velo_import.ingest.nodefacts import why_not
-from velo_import.ingest.nodelearning import NodeSummary, learn_node, published_index
-from velo_import.ingest.nodes import Node, ask, candidates, find_nodes
-from velo_import.ingest.nodetrees import ingest_node, modules_below
-from velo_import.ingest.units import MOST_PACKS, is_of
+from velo_import.ingest.node import learning
+from velo_import.ingest.node.facts import why_not
+from velo_import.ingest.node.interpreters import Node, ask, candidates, find_nodes
+from velo_import.ingest.node.learning import NodeSummary, learn_node, published_index
+from velo_import.ingest.node.trees import ingest_node, modules_below
+from velo_import.ingest.node.units import MOST_PACKS, is_of
 from velo_import.store.catalog import Catalog
 from velo_import.store.gc import collect, preview
 from velo_import.store.gcplan import Wish
@@ -316,8 +316,8 @@ def test_a_tree_that_never_holds_still_is_not_learned(
     learn: Learn, project: Tree, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stamp that is as young as the question says nothing about what comes next."""
-    monkeypatch.setattr(nodelearning, "FINE_TICK_NS", 10**18)
-    monkeypatch.setattr("velo_import.ingest.nodelearning.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(learning, "FINE_TICK_NS", 10**18)
+    monkeypatch.setattr("velo_import.ingest.node.learning.time.sleep", lambda seconds: None)
 
     with pytest.raises(VeloError, match="keep changing"):
         learn("node_modules/dep/lib/main.js")

@@ -18,8 +18,8 @@ from tests.support import nodes
 from tests.support.running import clean_environment
 from tests.support.tree import Tree
 from velo_import.format.node import Fact
-from velo_import.ingest.nodefacts import holds
-from velo_import.ingest.noderesolve import Questions, Resolver, Unclear
+from velo_import.ingest.node.facts import holds
+from velo_import.ingest.node.resolve import Questions, Resolver, Unclear
 
 EXTENSIONS = (".js", ".json", ".node")
 # Asks afresh each time: Node remembers what it has seen.

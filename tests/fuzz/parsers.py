@@ -40,7 +40,8 @@ from velo_import.hook import contents as hook_contents
 from velo_import.hook import manifest as hook
 from velo_import.hook import mapping
 from velo_import.hook import metadata as hook_metadata
-from velo_import.ingest import nodenotes, notes
+from velo_import.ingest import notes
+from velo_import.ingest.node import notes as node_notes
 from velo_import.store.layout import Store
 from velo_import.store.packs import PackWriter, open_pack
 
@@ -438,9 +439,9 @@ def _sample_node_indexes() -> Iterable[bytes]:
 def _parse_node_notes(data: bytes) -> bool:
     path = _scratch("start-0123456789abcdef.1.notes", data)
     _scratch("start-0123456789abcdef.1.units", bytes(64))
-    parsed = nodenotes.read_notes(path)
+    parsed = node_notes.read_notes(path)
     assert all(each.startswith("/") for each in (*parsed.files, *parsed.mains, *parsed.units))
-    return nodenotes.joined(parsed, parsed)._replace(units={}) == parsed._replace(
+    return node_notes.joined(parsed, parsed)._replace(units={}) == parsed._replace(
         marks=tuple(dict.fromkeys(parsed.marks)),
         mains=tuple(dict.fromkeys(parsed.mains)),
         files=tuple(dict.fromkeys(parsed.files)),

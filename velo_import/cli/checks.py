@@ -28,7 +28,7 @@ from ..host.files import read_file
 from ..host.filesystems import filesystem_of
 from ..ingest.hookcode import is_whole
 from ..ingest.interpreter import Interpreter, probe
-from ..ingest.nodes import ask
+from ..ingest.node.interpreters import ask
 from ..ingest.owner import in_full
 from ..ingest.plan import default_check
 from ..launch.enable import enabled_files, find_sites

@@ -17,14 +17,14 @@ import click
 
 from ..errors import UsageFault, VeloError
 from ..ingest.interpreter import OLDEST
-from ..ingest.nodetrees import SUFFIXES
+from ..ingest.node.trees import SUFFIXES
 from ..launch.environment import child_environment
 from ..launch.execute import Fault, check_manifest
 from ..launch.injection import injection_folder, prepare
 from . import render
 from .common import default_python, is_readonly, json_flag, python_option, settings
-from .explainnode import explain_node
 from .manifests import read_manifest
+from .node.explain import explain_node
 
 EXPLAINER = Path(__file__).resolve().parents[1] / "hook" / "explain.py"
 PATIENCE_SECONDS = 120

@@ -11,16 +11,16 @@ import click
 from ..errors import UsageFault
 from ..host.processes import available_cores
 from ..ingest.apply import ingest
-from ..ingest.nodelearning import NodeSummary
-from ..ingest.nodes import ask, find_nodes
-from ..ingest.nodetrees import holds_modules, ingest_node, is_modules
+from ..ingest.node.interpreters import ask, find_nodes
+from ..ingest.node.learning import NodeSummary
+from ..ingest.node.trees import holds_modules, ingest_node, is_modules
 from ..launch.injection import prepare
 from ..store.layout import Store
 from . import render
 from .common import json_flag, settings, store_to_fill
 from .gc import keep_within_limit
 from .ingested import show_summary
-from .ingestednodes import node_document, show_nodes
+from .node.ingested import node_document, show_nodes
 
 
 @click.command("ingest")

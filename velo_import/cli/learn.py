@@ -29,7 +29,7 @@ from .common import current_folder
 from .gc import keep_within_limit
 
 if TYPE_CHECKING:
-    from ..ingest.nodelearning import NodeSummary
+    from ..ingest.node.learning import NodeSummary
 
 
 @click.command("learn", hidden=True)
@@ -58,7 +58,7 @@ def command(check: bool, index: str) -> int:
             _record(store.home, record)
 
         if index:
-            from ..ingest.nodelearning import learn_node
+            from ..ingest.node.learning import learn_node
 
             learn_node(index, store, report=tell)
         else:

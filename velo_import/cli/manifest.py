@@ -29,8 +29,8 @@ from ..store import names
 from ..store.layout import Store
 from . import render, trees
 from .common import json_flag, open_store
-from .indexes import published_indexes
 from .manifests import chosen, published, read_manifest
+from .node.indexes import published_indexes
 
 
 @click.group("manifest")

@@ -17,9 +17,9 @@ from ..store.catalog import Catalog
 from ..store.layout import Store
 from . import render
 from .common import json_flag, open_store
-from .indexes import published_indexes
 from .manifest import module_count
 from .manifests import published, read_manifest
+from .node.indexes import published_indexes
 
 
 @click.command("status")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Node programs need to start: indexes and units, encoded and decoded (FORMAT.md, section 14). Pure.
 
-Knows the bytes; what has to be in an index is learned in ingest/nodelearning.py, and node_accel reads it in
+Knows the bytes; what has to be in an index is learned in ingest/node/learning.py, and node_accel reads it in
 programs. The surprise: decoding is for those who look after the store, so it is strict and slow; a program
 takes what it needs by offset.
 """

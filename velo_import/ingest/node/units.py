@@ -23,7 +23,7 @@ from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 from velo_import.store.packs import PackFile, PackWriter, SealedPack, open_pack, seal_all
 
-from .codes import pack_id, pack_record
+from ..codes import pack_id, pack_record
 
 MOST_PACKS = 4  # In one index; each costs a start some system calls.
 BEFORE = b"(function (exports, require, module, __filename, __dirname) {\n"

@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..ingest.nodefacts import why_not
-from . import render
-from .common import open_store
+from ...ingest.node.facts import why_not
+from .. import render
+from ..common import open_store
 from .indexes import published_indexes
 
 

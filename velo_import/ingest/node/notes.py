@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Node programs leave when they end (FORMAT.md, section 14.4): finding it, reading it, joining it.
 
-Knows names and texts; what is learned from them is nodelearning.py's. The surprise: of two programs that
+Knows names and texts; what is learned from them is learning.py's. The surprise: of two programs that
 handed over a unit of one file the longer one counts, because it has more functions that were called.
 """
 

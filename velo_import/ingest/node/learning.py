@@ -42,14 +42,14 @@ from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 from velo_import.store.packs import open_pack
 
-from .codes import usable_packs
-from .content import Changing, entry_of, read_steadily, read_whole
-from .nodenotes import Notes, take_notes
-from .noderesolve import MODULES, Questions, Resolver, Unclear, stamp_of
-from .nodes import answers_of
-from .notes import note_attempt, note_gain
-from .plan import default_check
-from .scan import FINE_TICK_NS
+from ..codes import usable_packs
+from ..content import Changing, entry_of, read_steadily, read_whole
+from ..notes import note_attempt, note_gain
+from ..plan import default_check
+from ..scan import FINE_TICK_NS
+from .interpreters import answers_of
+from .notes import Notes, take_notes
+from .resolve import MODULES, Questions, Resolver, Unclear, stamp_of
 from .units import Candidate, Keeper, Place, digest_of, gathered, is_of
 
 BATCH_FILES = 500  # That one Node looks at before another one does.

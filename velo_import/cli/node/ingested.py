@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..ingest.nodelearning import NodeSummary
-from . import render
+from ...ingest.node.learning import NodeSummary
+from .. import render
 
 
 def node_document(learned: Sequence[NodeSummary]) -> list[dict[str, Any]]:

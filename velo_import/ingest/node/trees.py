@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole trees of Node modules, ahead of time: every file below a folder that some program may require.
 
-Knows which folders and files these are; learning them is nodelearning.py's, without a program being run. The
+Knows which folders and files these are; learning them is learning.py's, without a program being run. The
 surprise: the folder that counts is the one that holds `node_modules`, whichever of the two is named.
 """
 
@@ -19,11 +19,11 @@ from velo_import.store import leases
 from velo_import.store.catalog import Catalog
 from velo_import.store.layout import Store
 
-from .nodelearning import NodeSummary, learn_from, unchanged_files
-from .nodenotes import Notes
-from .noderesolve import MODULES
-from .nodes import Node
-from .owner import shown
+from ..owner import shown
+from .interpreters import Node
+from .learning import NodeSummary, learn_from, unchanged_files
+from .notes import Notes
+from .resolve import MODULES
 
 SUFFIXES = (".js", ".cjs", ".json")
 MOST_FILES = 100_000

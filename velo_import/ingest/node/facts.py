@@ -11,8 +11,8 @@ import stat
 from velo_import.format.node import ABSENT, SAME, Fact, File, Index, Stamp
 from velo_import.store.layout import Store
 
-from .codes import usable_packs
-from .noderesolve import stamp_of
+from ..codes import usable_packs
+from .resolve import stamp_of
 
 
 def why_not(index: Index, file: File, store: Store) -> str:

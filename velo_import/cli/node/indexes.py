@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import StoreCorrupt
-from ..format.node import SUFFIX, Index, decode_index
-from ..host.files import read_file
-from ..store.layout import Store
+from ...errors import StoreCorrupt
+from ...format.node import SUFFIX, Index, decode_index
+from ...host.files import read_file
+from ...store.layout import Store
 
 
 class IndexFile(NamedTuple):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from velo_import.errors import VeloError
 
-from .owner import shown
+from ..owner import shown
 
 PATIENCE_SECONDS = 30.0
 OLDEST = (18, 0)
@@ -128,7 +128,7 @@ def answers_of(
 
 def _worker() -> Path:
     """What a Node runs to say who it is, and to compile and resolve without running anything."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     for folder in (package / "_node", package.parent / "node_accel"):
         if (folder / "worker.cjs").is_file():
             return folder / "worker.cjs"

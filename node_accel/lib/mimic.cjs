@@ -60,7 +60,7 @@ exports.functions = function (frames, hooks) {
   }
 
   first = require[1] - 1;
-  text = at(require[1], require[2] - 4, first, '(function (hooks, Module, process, between) { "use strict"; return function (mod) {' +
+  text = at(require[1], require[2] - 4, first, '(function (hooks, Module, process, between, define) { "use strict"; return function (mod) {' +
     'function require(path) { hooks.prepare(mod, path); try { return (');
   text += 'mod.require(path)); } finally { hooks.leave(); } }';
   text += at(resolve[1], between === undefined ? resolve[2] - 7 : resolve[2], require[1], 'function resolve(request, options) {' +
@@ -68,8 +68,9 @@ exports.functions = function (frames, hooks) {
   text += resolver + '); }' +
     'function paths(request) { return typeof request === "string" ? Module._resolveLookupPaths(request, mod) :' +
     'Module.createRequire(mod.filename).resolve.paths(request); }' +
-    'require.resolve = resolve; resolve.paths = paths; require.main = process.mainModule;' +
+    'require.resolve = resolve; resolve.paths = paths; define(require, "main",' +
+    '{ __proto__: null, configurable: true, enumerable: true, value: process.mainModule, writable: true });' +
     'require.extensions = Module._extensions; require.cache = Module._cache; return require; }; })';
-  const makeRequire = compiled(require[0], first, text)(hooks, hooks.Module, process, between);
+  const makeRequire = compiled(require[0], first, text)(hooks, hooks.Module, process, between, Object.defineProperty);
   return { loadScript: Object.values(Module._extensions)[0], makeRequire };
 };

@@ -238,6 +238,29 @@ def test_what_programs_do_to_the_loader(velo: NodeVelo, project: Tree) -> None:
         velo.same(f"{name}-below.js")
 
 
+@EVERYWHERE
+def test_traps_on_prototypes(velo: NodeVelo, project: Tree) -> None:
+    """A program that sets traps on Object.prototype catches nobody whom it would not catch without Velo."""
+    project.write({
+        "main.js": """
+            const names = ['main', 'name', 'type', 'exports', 'imports'];
+            for (const name of names) {
+              const trap = () => { throw new Error(`trapped: ${name}`); };
+              const traps = { __proto__: null, get: trap, set: trap, configurable: true };
+              Object.defineProperty(Object.prototype, name, traps);
+            }
+            const said = [require('./lib').where(), require('plain')];
+            for (const name of names) delete Object.prototype[name];
+            console.log(said);
+            """,
+        "lib.js": "exports.where = () => [require.main === module.parent, Object.keys(require)]\n",
+        "node_modules/plain/package.json": "{}",
+        "node_modules/plain/index.js": "module.exports = 'plain'\n",
+    })  # fmt: skip
+
+    velo.same("main.js", served=3)
+
+
 @WITH_HOOKS
 def test_registered_hooks(velo: NodeVelo, project: Tree) -> None:
     """`module.registerHooks`: who registers any is left alone from then on."""

@@ -491,3 +491,19 @@ def test_a_learner_can_be_started_as_node_starts_it(
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     record = json.loads((store.run / "last-learn.json").read_text())
     assert (record["prefix"], record["summary"]["files"]) == (str(project.folder), 1)
+
+
+def test_a_learner_that_cannot_use_the_store_takes_its_mark_away(store: Store) -> None:
+    """Programs start no other one while it is there."""
+    name = "start-0123456789abcdef"
+    store.node_notes.mkdir(mode=0o700, exist_ok=True)
+    (store.node_notes / f"{name}.started").touch()
+    (store.home / "VERSION").write_text("from the future\n")
+    done = subprocess.run(
+        [*VELO, "learn", "--node", name],
+        env=clean_environment(store.home.parent, VELO_HOME=str(store.home), VELO_DISABLE="1"),
+        capture_output=True,
+    )
+
+    assert (done.returncode != 0, done.stdout, done.stderr) == (True, b"", b"")
+    assert list(store.node_notes.iterdir()) == []

@@ -20,7 +20,7 @@ import click
 from ..config.settings import load
 from ..errors import StoreLocked, UsageFault, VeloError
 from ..format.node import is_index_name
-from ..host.files import publish
+from ..host.files import publish, remove_quietly
 from ..host.processes import calm_down
 from ..ingest.learning import LearnSummary, learn
 from ..store.layout import Store
@@ -74,6 +74,9 @@ def command(check: bool, index: str) -> int:
     except Exception as error:
         record |= {"error": f"{type(error).__name__}: {error}", "hint": "this is a bug, please report it"}
         code = 1
+    finally:
+        if index:  # Also where the store could not be opened: programs wait for who made this mark.
+            remove_quietly(Path(settings.home) / "run" / "node" / f"{index}.started")
     _record(Path(settings.home), record)
     return code
 

@@ -125,23 +125,20 @@ def learn_node(
     """
     summary = None
     started = store.node_notes / f"{name}.started"
-    try:
-        with exclusive(store.run / f"{name}.lock"):
-            for _ in range(MOST_ROUNDS):
-                notes = take_notes(store, name)
-                if notes is None and not started.exists():
-                    break
-                if notes is None:
-                    remove_quietly(started)  # From here on programs start somebody else; so look once more.
-                    continue
-                note_attempt(store, name, notes.marks)
-                with leases.shared(store), Catalog.open(store) as catalog:
-                    summary = learn_from(notes, store, catalog)
-                if summary.published:
-                    note_gain(store, name, notes.marks)
-                report(summary)
-    finally:
-        remove_quietly(started)
+    with exclusive(store.run / f"{name}.lock"):
+        for _ in range(MOST_ROUNDS):
+            notes = take_notes(store, name)
+            if notes is None and not started.exists():
+                break
+            if notes is None:
+                remove_quietly(started)  # From here on programs start somebody else; so look once more.
+                continue
+            note_attempt(store, name, notes.marks)
+            with leases.shared(store), Catalog.open(store) as catalog:
+                summary = learn_from(notes, store, catalog)
+            if summary.published:
+                note_gain(store, name, notes.marks)
+            report(summary)
     return summary
 
 

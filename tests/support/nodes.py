@@ -84,10 +84,16 @@ def on_path() -> Path:
     found = shutil.which("node")
     if found is None:
         raise Unavailable("there is no node on PATH")
-    said = subprocess.run([found, "--version"], capture_output=True, text=True).stdout.strip()
-    if not said.startswith("v") or int(said[1:].partition(".")[0]) < 18:
-        raise Unavailable(f"the node on PATH is {said}")
+    said = said_version(found)
+    if not said or int(said.partition(".")[0]) < 18:
+        raise Unavailable(f"the node on PATH is {said or 'none'}")
     return Path(os.path.realpath(found))
+
+
+def said_version(executable: str | Path) -> str:
+    """What a Node says that it is: `20.20.2`."""
+    said = subprocess.run([executable, "--version"], capture_output=True, text=True).stdout.strip()
+    return said.removeprefix("v")
 
 
 def versions(*, core: bool = False) -> list[Any]:

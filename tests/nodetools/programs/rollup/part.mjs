@@ -1,0 +1,1 @@
+export const part = 'part'; export const unused = 1;

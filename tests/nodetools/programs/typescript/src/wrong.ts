@@ -1,0 +1,3 @@
+import { Circle } from './shapes';
+
+export const text: string = new Circle(1).area();

@@ -1,0 +1,1 @@
+require('express')().get('/', (request, response) => response.send('hello'));

@@ -20,6 +20,7 @@ exports.Facts = class Facts {
     this.forced = MODES[wanted];
     this.turn = 1;
     this.known = new Int32Array(index.facts.length / 4); // the turn in which it held, negative: in which it did not
+    this.knownLists = new Int32Array(index.lists.length); // the turn in which all of a list held
     this.trees = new Map();
   }
 
@@ -46,12 +47,14 @@ exports.Facts = class Facts {
   }
 
   all(list, isAsked) {
+    if (this.knownLists[list] === this.turn) return true;
     const { lists } = this.index;
     const end = list + 1 + lists[list];
     if (!(end <= lists.length)) return false;
     for (let at = list + 1; at < end; at++) {
       if (!this.holds(lists[at], isAsked)) return false;
     }
+    this.knownLists[list] = this.turn;
     return true;
   }
 

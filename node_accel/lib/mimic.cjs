@@ -60,8 +60,8 @@ exports.functions = function (frames, hooks) {
   }
 
   first = require[1] - 1;
-  text = at(require[1], require[2] - 4, first, '(function (hooks, Module, process, between, define) { "use strict"; return function (mod) {' +
-    'function require(path) { hooks.prepare(mod, path); try { return (');
+  text = at(require[1], require[2] - 4, first, '(function (hooks, Module, process, between, define) { "use strict"; return function (mod, place) {' +
+    'function require(path) { const known = hooks.prepare(mod, place, path); if (known !== undefined) return known.exports; try { return (');
   text += 'mod.require(path)); } finally { hooks.leave(); } }';
   text += at(resolve[1], between === undefined ? resolve[2] - 7 : resolve[2], require[1], 'function resolve(request, options) {' +
     'if (hooks.isRetired() || typeof request !== "string") return Module.createRequire(mod.filename).resolve(request, options); return (');

@@ -66,7 +66,7 @@ class Index {
     this.text = words[3] ? bytes.ucs2Slice(text.offset, end) : bytes.latin1Slice(text.offset, end);
     this.folders = new Map();
     for (let at = 0; at < this.folderWords.length; at += 5) {
-      this.folders.set(this.string(this.folderWords[at]), { at, requests: null, paths: null });
+      this.folders.set(this.string(this.folderWords[at]), { at, requests: null });
     }
   }
 
@@ -79,8 +79,13 @@ class Index {
     const file = this.resolutions[at + 2];
     if (file === 0) return this.string(this.resolutions[at + 1]);
     const words = (file - 1) * 8;
-    const folder = this.string(this.folderWords[this.files[words + 1] * 5]);
+    const folder = this.folderOf(file - 1);
     return `${folder === '/' ? '' : folder}/${this.string(this.files[words])}`;
+  }
+
+  // The folder in which a file is.
+  folderOf(number) {
+    return this.string(this.folderWords[this.files[number * 8 + 1] * 5]);
   }
 
   // Where a request made in a folder leads: the number of its resolution in words, or undefined.

@@ -10,7 +10,6 @@
 
 const { readFileSync } = require('fs');
 const vm = require('vm');
-const { dirname } = require('path');
 const { Sources } = load('sources');
 const { functions } = load('mimic');
 const { TEXT, CAPTURED, UNCOMPILED, IMPORTS, IMPORT, wrapped } = load('unit');
@@ -18,6 +17,11 @@ const { TEXT, CAPTURED, UNCOMPILED, IMPORTS, IMPORT, wrapped } = load('unit');
 const EXPLICIT = 3;
 const PARAMETERS = ['exports', 'require', 'module', '__filename', '__dirname'];
 const OUTERMOST = 0;
+const TRACING_SINCE = 20;
+
+// Programs may replace these methods.
+const includes = Function.prototype.call.bind(Array.prototype.includes);
+const push = Function.prototype.call.bind(Array.prototype.push);
 
 exports.serve = function (session) {
   const { Module, own, counts } = session;
@@ -26,6 +30,8 @@ exports.serve = function (session) {
   const sources = new Sources(session);
   const extensions = Module._extensions;
   const native = {
+    load: Module._load,
+    require: Module.prototype.require,
     resolveFilename: Module._resolveFilename,
     findPath: Module._findPath,
     lookupPaths: Module._resolveLookupPaths,
@@ -49,6 +55,7 @@ exports.serve = function (session) {
   let request = '';
   let answer = '';
   let ready = null; // the module that Node is about to load
+  let channels = null; // on which those who trace `require` listen
 
   function retire(reason) {
     retired = true;
@@ -89,35 +96,76 @@ exports.serve = function (session) {
     return text.length === 1 || second === 47 || (second === 46 && (text.length === 2 || text.charCodeAt(2) === 47));
   }
 
-  function hasUsualPaths(mod, folder) {
-    if (folder.paths === null) folder.paths = Module._nodeModulePaths(mod.path);
+  function hasUsualPaths(mod, place) {
     const { paths } = mod;
-    if (!Array.isArray(paths) || paths.length !== folder.paths.length) return false;
-    for (let at = 0; at < paths.length; at++) if (paths[at] !== folder.paths[at]) return false;
+    const usual = place.paths;
+    if (!Array.isArray(paths) || paths.length !== usual.length) return false;
+    for (let at = 0; at < paths.length; at++) if (paths[at] !== usual[at]) return false;
     return true;
   }
 
-  function prepare(mod, wanted) {
+  // The module that `require` has to give the exports of and do nothing more, if Velo knows; else Node is asked, and finds
+  // what it needs prepared, if Velo knows that.
+  function prepare(mod, place, wanted) {
     asked = ready = null;
-    if (depth++ === OUTERMOST) sources.forget();
-    if (retired || typeof wanted !== 'string' || builtins.has(wanted) || wanted.startsWith('node:')) {
-      if (wanted === 'inspector' || wanted === 'node:inspector') retire('inspector');
-      return;
-    }
+    let isInside = false;
     try {
-      decide(mod, wanted);
+      const known = place.known.get(wanted);
+      if (known !== undefined) {
+        const child = loadedModule(mod, place, known);
+        if (child !== undefined) return child;
+      }
+      isInside = true;
+      if (depth++ === OUTERMOST) sources.forget();
+      if (retired || typeof wanted !== 'string' || builtins.has(wanted) || wanted.startsWith('node:')) {
+        if (wanted === 'inspector' || wanted === 'node:inspector') retire('inspector');
+        return undefined;
+      }
+      const child = decide(mod, place, wanted);
+      if (child !== undefined) leave();
+      return child;
     } catch (error) {
       asked = ready = null;
+      if (!isInside) depth++;
       counts.errors++;
-      if (log !== null) log(`${wanted}: error: ${error && error.message}`);
+      if (log !== null) log(`request: error: ${error && error.message}`);
+      return undefined;
     }
   }
 
-  function decide(mod, wanted) {
+  // Where Node finds a module in its cache it does just this. Where a request led once, it does not ask again either.
+  function loadedModule(mod, place, { target, isRelative }) {
+    const child = Module._cache[target];
+    if (child === undefined || child === null || child.loaded !== true) return undefined;
+    if (!isAsEver(mod) || !(isRelative || hasUsualPaths(mod, place))) return undefined;
+    const { children } = mod;
+    if (children && !includes(children, child)) push(children, child);
+    counts.resolved++;
+    return child;
+  }
+
+  function isAsEver(mod) {
+    if (
+      retired ||
+      Module._load !== native.load ||
+      mod.require !== native.require ||
+      Module._resolveFilename !== native.resolveFilename ||
+      Module._findPath !== native.findPath ||
+      Module._resolveLookupPaths !== native.lookupPaths
+    ) {
+      return false;
+    }
+    if (channels === null) channels = tracingChannels();
+    for (let at = 0; at < channels.length; at++) if (channels[at].hasSubscribers) return false;
+    return true;
+  }
+
+  function decide(mod, place, wanted) {
     if (!isUntouched()) return leftToNode('patched loader', wanted);
     // Where an absolute path leads does not depend on who asks.
-    const found = sources.resolution(mod.path, wanted) || (wanted.charCodeAt(0) === 47 ? sources.main(wanted) : null);
-    const reason = found === null ? 'unknown request' : reasonAgainst(found, mod, wanted);
+    const found = sources.resolution(place.path, wanted) || (wanted.charCodeAt(0) === 47 ? sources.main(wanted) : null);
+    const isNear = isRelative(wanted);
+    const reason = found === null ? 'unknown request' : reasonAgainst(found, mod, place, isNear);
     let target;
     let source = null;
     let file = 0;
@@ -139,16 +187,27 @@ exports.serve = function (session) {
       if (file === 0) leftToNode('no unit', target);
       else ready = prepared(source, file - 1, target);
     }
+    if (isNear || hasUsualPaths(mod, place)) {
+      const known = { target, isRelative: isNear };
+      place.known.set(wanted, known);
+      if (ready === null) {
+        const child = loadedModule(mod, place, known);
+        if (child !== undefined) return child;
+      }
+    }
     asked = mod;
     request = wanted;
     answer = target;
     Module._resolveFilename = resolveFilename;
-    if (ready !== null) extensions[ready.isText ? '.json' : '.js'] = ready.isText ? loadText : loadScript;
+    if (ready !== null) {
+      extensions[ready.isText ? '.json' : '.js'] = ready.isText ? loadText : loadScript;
+      Module._nodeModulePaths = nodeModulePaths;
+    }
     return undefined;
   }
 
-  function reasonAgainst({ source, folder, at }, mod, wanted) {
-    if (!isRelative(wanted) && !hasUsualPaths(mod, folder)) return 'module.paths';
+  function reasonAgainst({ source, at }, mod, place, isNear) {
+    if (!isNear && !hasUsualPaths(mod, place)) return 'module.paths';
     return source.facts.all(source.index.resolutions[at + 3]) ? '' : 'changed folders';
   }
 
@@ -172,6 +231,7 @@ exports.serve = function (session) {
     if (Module._resolveFilename === resolveFilename) Module._resolveFilename = native.resolveFilename;
     if (extensions['.js'] === loadScript) extensions['.js'] = native.script;
     if (extensions['.json'] === loadText) extensions['.json'] = native.json;
+    if (Module._nodeModulePaths === nodeModulePaths) Module._nodeModulePaths = native.nodeModulePaths;
   }
 
   function leave() {
@@ -191,6 +251,12 @@ exports.serve = function (session) {
     return native.resolveFilename.call(Module, wanted, parent, isMain, options);
   }
 
+  // Node asks where a module that it is about to load will look for packages.
+  function nodeModulePaths(from) {
+    Module._nodeModulePaths = native.nodeModulePaths;
+    return ready !== null && from === ready.place.path ? ready.place.paths.slice() : native.nodeModulePaths.call(Module, from);
+  }
+
   // The module in file `number` of an index, so that nothing is left to do but to run it; null: Node loads it.
   function prepared({ index, facts, packs }, number, path) {
     const at = number * 8;
@@ -206,7 +272,7 @@ exports.serve = function (session) {
     if (!facts.isFresh(tree, path, files[at + 3])) {
       counts.stale++;
       missed(path, '');
-      return kind === TEXT ? null : edited(path, kind);
+      return kind === TEXT ? null : edited(path, kind, sources.place(index.folderOf(number)));
     }
     const unit = packs.unit(files[at + 5], files[at + 6] * 16, files[at + 7]);
     const isOutOfReach = unit !== null && unit.flags & UNCOMPILED && importer === undefined;
@@ -218,7 +284,8 @@ exports.serve = function (session) {
       leftToNode('patched loader', path);
       return null;
     }
-    if (kind === TEXT) return { path, isText: true, value: JSON.parse(unit.text) };
+    const place = sources.place(index.folderOf(number));
+    if (kind === TEXT) return { path, place, isText: true, value: JSON.parse(unit.text) };
     if (unit.flags & IMPORTS) allowImports();
     const isCaptured = unit.flags & (CAPTURED | UNCOMPILED);
     const script = scriptOf(isCaptured ? path : flat(path), unit.text, unit.bytecode);
@@ -227,19 +294,19 @@ exports.serve = function (session) {
       session.captured.push({ path, script, text: unit.text, flags: unit.flags });
       session.watchExit(session);
     }
-    return entryOf(path, kind, script);
+    return entryOf(path, place, kind, script);
   }
 
   // A source that was changed since it was learned: compiled as it is now, so that what it requires is served. Whether it
   // is CommonJS still, Node decides.
-  function edited(path, kind) {
+  function edited(path, kind, place) {
     const source = readFileSync(path, 'utf8');
     if (source.charCodeAt(0) === 0xfeff || (importer === undefined && /import|eval|Function/.test(source))) return null;
     if (IMPORT.test(source)) allowImports();
     try {
       vm.compileFunction(source, PARAMETERS, { filename: path });
       counts.native++;
-      return entryOf(path, kind, scriptOf(path, wrapped(source), undefined));
+      return entryOf(path, place, kind, scriptOf(path, wrapped(source), undefined));
     } catch (error) {
       return null;
     }
@@ -262,9 +329,9 @@ exports.serve = function (session) {
     return new vm.Script(text, { filename, lineOffset: -1, cachedData, importModuleDynamically: importer });
   }
 
-  function entryOf(path, kind, script) {
+  function entryOf(path, place, kind, script) {
     const wrapper = script.runInThisContext();
-    return { path, isText: false, isExplicit: kind === EXPLICIT, wrapper, folder: dirname(path), value: undefined };
+    return { path, place, isText: false, isExplicit: kind === EXPLICIT, wrapper, folder: place.path, value: undefined };
   }
 
   const hooks = {
@@ -291,7 +358,7 @@ exports.serve = function (session) {
     enter(module) {
       if (depth++ === OUTERMOST) sources.forget();
       if (kIsExecuting !== undefined) module[kIsExecuting] = true;
-      return makeRequire(module);
+      return makeRequire(module, sources.place(module.path));
     },
 
     exit(module) {
@@ -320,9 +387,10 @@ exports.serve = function (session) {
   // The program itself is loaded when all preloads are, and nobody requires it: it begins when Node looks for `runMain`.
   const begin = Object.getOwnPropertyDescriptor(Module, 'runMain');
   function restoreBegin(value) {
-    Object.defineProperty(Module, 'runMain', { ...begin, value });
+    Object.defineProperty(Module, 'runMain', { __proto__: null, ...begin, value });
   }
   Object.defineProperty(Module, 'runMain', {
+    __proto__: null,
     configurable: true,
     enumerable: begin.enumerable,
     get() {
@@ -364,6 +432,12 @@ exports.serve = function (session) {
     return undefined;
   }
 };
+
+function tracingChannels() {
+  if (parseInt(process.versions.node, 10) < TRACING_SINCE) return [];
+  const { channel } = require('diagnostics_channel');
+  return ['start', 'end', 'error'].map((event) => channel(`tracing:module.require:${event}`));
+}
 
 // A piece of a string keeps the whole of it, and V8 would store that with the name of a script.
 function flat(path) {

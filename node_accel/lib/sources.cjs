@@ -17,6 +17,7 @@ exports.Sources = class Sources {
     this.start = session.index === null ? null : this.source(session.index);
     this.trees = new Map(); // by their folder
     this.treesOf = new Map(); // by the folder that asks
+    this.places = new Map(); // by their path
     // Before anything was learned the real path of the program says which tree there may be.
     const path = this.start === null ? realPath(session.main) : '';
     this.first = this.start || (path === '' ? null : this.tree(dirname(path)));
@@ -37,7 +38,25 @@ exports.Sources = class Sources {
     for (const source of this.trees.values()) if (source !== null) source.packs.forget();
   }
 
-  // {source, folder, at} of what is asked in a folder, or null.
+  // A folder, as its modules see it: `paths` are where they look for packages, `known` is where requests of theirs led.
+  place(path) {
+    let place = this.places.get(path);
+    if (place === undefined) {
+      place = { path, paths: this.paths(path), known: new Map() };
+      this.places.set(path, place);
+    }
+    return place;
+  }
+
+  // What Node says: a `node_modules` in this folder and in each above it, but in none that has that name.
+  paths(path) {
+    const slash = path.lastIndexOf('/');
+    if (slash < 0 || path === '/') return [MODULES];
+    const above = this.place(path.slice(0, slash) || '/').paths;
+    return path.slice(slash) === MODULES ? above : [path + MODULES, ...above];
+  }
+
+  // {source, at} of what is asked in a folder, or null.
   resolution(path, request) {
     let found = this.start === null ? null : resolutionIn(this.start, path, request);
     if (found === null) {
@@ -93,7 +112,7 @@ exports.Sources = class Sources {
 function resolutionIn(source, path, request) {
   const folder = source.index.folders.get(path);
   const at = folder && source.index.resolution(folder, request);
-  return at === undefined ? null : { source, folder, at };
+  return at === undefined ? null : { source, at };
 }
 
 // Empty where Node has to add a suffix, or to complain.

@@ -228,9 +228,12 @@ def code_of(names):
 
             answers["get_code"] = answer_of(code)
         if hasattr(loader, "get_source"):
-            answers["get_source"] = answer_of(
-                lambda loader, name: hash(loader.get_source(name)), loader, name
-            )
+
+            def source(loader=loader, name=name):
+                found = loader.get_source(name)
+                return None if found is None else hash(found)  # before 3.12, the hash of None is an address
+
+            answers["get_source"] = answer_of(source)
         for question in ("is_package", "get_filename"):
             if hasattr(loader, question):
                 answers[question] = answer_of(getattr(loader, question), name)

@@ -25,6 +25,10 @@ WITH_HOOKS = pytest.mark.parametrize(
     "version", (pytest.param("22.23.3", marks=pytest.mark.slow), "26.10.0"), indirect=True
 )
 
+OLD = pytest.mark.parametrize(
+    "version", [pytest.param(each, marks=pytest.mark.slow) for each in nodes.OLD_VERSIONS], indirect=True
+)
+
 PACKAGES = {
     "node_modules/dep/package.json": """
         {"name": "dep", "exports": {".": "./lib/index.js", "./package.json": "./package.json"}}
@@ -259,6 +263,28 @@ def test_traps_on_prototypes(velo: NodeVelo, project: Tree) -> None:
     })  # fmt: skip
 
     velo.same("main.js", served=3)
+
+
+@OLD
+def test_nodes_that_are_too_old(velo: NodeVelo, project: Tree) -> None:
+    """They meet the preload all the same, as children of others, and say nothing of it."""
+    project.write(
+        {
+            "main.js": """
+                console.log(process.version, require('./lib'), Object.keys(require.cache), module);
+                console.log(process.listenerCount('exit'), new Error('where').stack);
+                new (require('worker_threads').Worker)(__dirname + '/worker.js');
+                """,
+            "lib.js": "module.exports = 'lib'\n",
+            "worker.js": "console.log(require('./lib'), Object.keys(require.cache))\n",
+            "module.mjs": "import lib from './lib.js'; console.log(lib)\n",
+        }
+    )
+
+    velo.same("main.js", served=0)
+    velo.same("module.mjs", served=0)
+    velo.same("-p", "require('./lib')", served=0)
+    velo.same("missing.js", served=0)
 
 
 @WITH_HOOKS

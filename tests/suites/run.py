@@ -14,7 +14,9 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +42,7 @@ from .outcomes import (
 from .suites import Suite
 
 PLAIN, FIRST, SERVED = "plain", "first", "served"
+BARE = "served without images"
 ENDING = "(exit code)"  # compared like the outcome of a test
 REPEATS = 4  # of each kind, as long as something differs
 LEARNING = 300  # seconds that a learner may take on a busy machine
@@ -103,13 +106,16 @@ class Place:
         (self.home / "run").mkdir(parents=True, mode=0o700)
         self.home.chmod(0o700)
         self.python = made.python or make_environment(self.folder / "venv", made.interpreter, made.base)
+        # Not in our folder: names of sockets have 107 bytes, and some tests make theirs deep in there.
+        self.scratch = Path(tempfile.mkdtemp(prefix="velo-"))
+        weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
         self.turn = 0
         self.extra: dict[str, str | None] = {}  # variables of all runs
 
     def run(self, kind: str, arguments: Sequence[str]) -> Run:
         """One run; its home and its temporary folder are new, and have the same names in every run."""
         suite = self.suite
-        user, scratch = self.folder / "user", self.folder / "tmp"
+        user, scratch = self.folder / "user", self.scratch
         for each in (user, scratch):
             shutil.rmtree(each, ignore_errors=True)
             each.mkdir()
@@ -182,8 +188,9 @@ class Place:
 
     def clear(self) -> None:
         """Leave the logs only: a hundred parts on five Pythons would fill a disk."""
-        for each in ("user", "tmp", "velo", "venv"):
+        for each in ("user", "velo", "venv"):
             shutil.rmtree(self.folder / each, ignore_errors=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 class StillLearning(Exception):
@@ -198,6 +205,10 @@ def run_part(place: Place, part: str) -> PartResult:
     result = PartResult(part, shlex.join(shown))
     try:
         runs = {kind: place.run(kind, arguments) for kind in (PLAIN, FIRST, SERVED)}
+        if HAS_NATIVE and runs[SERVED].served and not runs[SERVED].images:
+            # Learners give images up after a minute; on a busy machine the second one has them.
+            runs[BARE] = runs[SERVED]
+            runs[SERVED] = place.run(SERVED, arguments)
     except StillLearning as reason:
         result.problems.append(str(reason))
         return result
@@ -217,7 +228,7 @@ def run_part(place: Place, part: str) -> PartResult:
         if not counted.images:
             result.problems.append(f"no function came from an image ({counted.code})")
     seen: dict[str, Seen] = {}
-    for kind in (FIRST, SERVED):
+    for kind in runs.keys() - {PLAIN}:
         for test in differing(plain.outcomes.results, runs[kind].outcomes.results):
             seen[test] = Seen()
         if not runs[kind].outcomes.results:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tests.support.tree import Tree
 from .make import Made, Missing, add_native, library, make
 from .outcomes import Outcomes, Seen, differing, read_outcomes, read_rules, reason_for
 from .results import FOLDER, is_built, keep, settled, table, write_table
-from .run import PartResult, Place, run_part
+from .run import PartResult, Place, Run, run_part
 from .suites import Suite, parts_of, read_suites
 
 FAST = ("test_pkgutil", "test_zipimport_support", "test_modulefinder")
@@ -143,6 +144,46 @@ def test_a_run_without_images_does_not_count(tmp_path: Path) -> None:
 
     assert result.served > 50
     assert result.problems == ["no function came from an image (0)"]
+
+
+@pytest.mark.skipif(not HAS_NATIVE, reason="only the native module can use images")
+def test_images_may_come_a_run_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine too busy to make them in time, the run that counts is the next one."""
+    suite, made = own_suite(tmp_path, {"test_own.py": "def test_good(): pass\n"})
+    place = Place(suite, made, ".", "3.x")
+    place.extra["VELO_REMEMBER"] = "patterns,sources,metadata"
+    run = place.run
+
+    def in_time_at_last(kind: str, arguments: Sequence[str]) -> Run:
+        if place.turn == 2:
+            del place.extra["VELO_REMEMBER"]
+        return run(kind, arguments)
+
+    monkeypatch.setattr(place, "run", in_time_at_last)
+
+    result = run_part(place, ".")
+
+    assert result.problems == []
+    assert (result.images or 0) > 50
+    assert list(result.codes) == ["plain", "first", "served", "served without images"]
+
+
+def test_sockets_fit_into_the_temporary_folder(tmp_path: Path) -> None:
+    """However long the name of a part and of the work folder are: multiprocessing makes such sockets."""
+    text = """
+        import socket, tempfile
+
+        def test_socket():
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(tempfile.mkdtemp(prefix="pymp-") + "/listener-12345678")
+        """
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    suite, made = own_suite(folder, {"test_own.py": text})
+
+    outcomes = Place(suite, made, "part" * 15, "3.x").run("plain", ["."]).outcomes
+
+    assert outcomes.results["test_own::test_socket"] == "passed"
 
 
 def test_a_suite_that_cannot_start_does_not_count(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class Staleness(RuleBasedStateMachine):
     check = "stat"
     base: Path
     interpreter: Interpreter
-    steps = served = 0
+    steps = served = images = 0
 
     @initialize(writes=st.booleans())
     def begin(self, writes: bool) -> None:
@@ -313,6 +313,7 @@ class Staleness(RuleBasedStateMachine):
             self.velo.wait_learned()
         finally:
             type(self).served += self.arms.served
+            type(self).images += self.arms.images
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -337,7 +338,8 @@ def run(
                 suppress_health_check=list(HealthCheck),
             ),
         )
-    print(f"{interpreter.name}: {machine.steps} steps, {machine.served} modules served, check {check}")
+    served = f"{machine.served} modules served, {machine.images} from images"
+    print(f"{interpreter.name}: {machine.steps} steps, {served}, check {check}")
     return machine
 
 

@@ -99,7 +99,7 @@ class Arms:
         self.velo = velo
         self.writes = writes
         self.check = check
-        self.served = 0
+        self.served = self.images = 0
         told = velo.command("env", "--json")
         assert told.code == 0, told.stderr
         self.injection: str = json.loads(told.stdout)["PYTHONPATH"]
@@ -181,6 +181,7 @@ class Arms:
         assert counted["errors"] == 0, counted
         assert plain["counted"] == {}
         self.served += counted["served"]
+        self.images += counted["images"]
         if accelerated["seen"] == plain["seen"]:
             return
         accepted = [plain["seen"]]

@@ -81,7 +81,7 @@ def counted() -> "dict[str, int]":
     for finder in sys.meta_path:
         if type(finder).__name__ == "VeloFinder":
             counts: Any = finder.counts  # type: ignore[attr-defined]
-            return {"served": counts.served, "errors": counts.errors}
+            return {"served": counts.served, "images": counts.images, "errors": counts.errors}
     return {}
 
 

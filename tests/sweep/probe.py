@@ -396,6 +396,8 @@ def main(plan, output, listens):
     modules = list(sys.modules.items())
     builtins_import = builtins.__import__
 
+    # In every run: one that listens needs it for what was executed, another only if something was imported.
+    import hashlib  # noqa: F401
     import traceback
 
     posix.write(progress, b"# describing\n")

@@ -21,7 +21,19 @@ from .scan import Environment
 
 FOLDER = Path(__file__).with_name("results")
 MOST_KEPT = 20  # differences of one package
-COLUMNS = ("distributions", "packages", "modules", "imported", "served", "explained", "noise", "unexplained")
+COLUMNS = (
+    "revision",
+    "arms",
+    "distributions",
+    "packages",
+    "modules",
+    "imported",
+    "served",
+    "from images",
+    "explained",
+    "noise",
+    "unexplained",
+)
 
 
 def revision() -> str:
@@ -61,6 +73,9 @@ def summary(document: Mapping[str, Any]) -> dict[str, Any]:
     arms = dict.fromkeys(arm for each in results for arm in each["arms"])
     return {
         "python": document["python"],
+        "revisions": [
+            revision for revision, _ in Counter(each["revision"] for each in results).most_common()
+        ],
         "distributions": len(document["distributions"]),
         "packages": len(results),
         "modules": sum(each["modules"] for each in results),
@@ -84,9 +99,19 @@ def table(paths: Iterable[Path]) -> str:
         found = summary(json.loads(path.read_text()))
         arms = found["arms"]
         arm = arms.get("learned") or arms.get("ingested") or arms["imaged"]
-        rows.append(
-            f"| {found['python']} ({path.stem}) | {found['distributions']} | {found['packages']} "
-            f"| {found['modules']:,} | {found['imported']:,} | {arm['own_served']:,} of {arm['sources']:,} "
-            f"| {sum(found['explained'].values()):,} | {found['noise']:,} | {found['unexplained']:,} |"
+        cells = (
+            f"{found['python']} ({path.stem})",
+            ", ".join(each[:7] for each in found["revisions"]),
+            ", ".join(arms),
+            found["distributions"],
+            found["packages"],
+            f"{found['modules']:,}",
+            f"{found['imported']:,}",
+            f"{arm['own_served']:,} of {arm['sources']:,}",
+            f"{arms['imaged']['images']:,}" if "imaged" in arms else "",
+            f"{sum(found['explained'].values()):,}",
+            f"{found['noise']:,}",
+            f"{found['unexplained']:,}",
         )
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(rows)

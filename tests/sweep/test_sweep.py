@@ -18,7 +18,7 @@ from tests.support.running import HAS_NATIVE, clean_environment
 from tests.support.tree import Tree, make_environment
 
 from .compare import Difference, Seen, differences, flatten, read_rules, without_noise
-from .results import keep, summary
+from .results import keep, summary, table
 from .run import ARMS, PackageResult, Sweep
 from .scan import METADATA, Environment, scan
 
@@ -176,6 +176,19 @@ def test_noise_is_what_two_plain_runs_differ_in() -> None:
         ("module file", "a", "2"),
         ("modules", "", "b"),
     ]
+
+
+def test_the_table_says_which_revision_and_how_many_came_from_images(tmp_path: Path) -> None:
+    """One row, from what was kept of two packages in turn."""
+    environment = Environment(Path("python"), "3.13.0", {"box": ["box-dist"]}, {"box": ("box",)})
+    for name in ("box", "six"):
+        counts = {"own_served": 1, "sources": 2, "images": 700}
+        keep(tmp_path / "3.13.json", environment, [PackageResult(name, 3, 2, {"imaged": counts})])
+
+    *_, row = table([tmp_path / "3.13.json"]).splitlines()
+
+    assert row.startswith("| 3.13.0 (3.13) | ")
+    assert row.endswith("| imaged | 1 | 2 | 6 | 4 | 2 of 4 | 1,400 | 0 | 0 | 0 |")
 
 
 @pytest.mark.sweep

@@ -45,7 +45,7 @@ from velo_import.hook import mapping
 import velo_import.hook.manifest as twin
 try:
     library = sys.argv[1] + "/velo_import/_native/core.abi3.so"
-    Manifest = mapping.use_native(mapping.load_native("velo_import._native.core", library)).Manifest
+    Manifest = mapping.load_native("velo_import._native.core", library).Manifest
 except (AttributeError, ImportError):
     Manifest = twin.Manifest
 identity = build_identity([suffix for _, group in _get_supported_file_loaders() for suffix in group])

@@ -12,6 +12,7 @@ NODE_EXTRA_CA_CERTS, which is set on many machines, costs Node 18 and 20 more th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import random
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import pagecache, records
+from bench import pagecache, records, slowfs
 from bench.arms import CHECKOUT, Arm, clean_variables, find_velo, read_stats
 from bench.environment import work_folder
 from bench.figures import Ratio, geometric_mean, losses, speedup, spread, times
@@ -30,7 +31,9 @@ from bench.measure import BenchmarkFault, Sample, become_subreaper, run, run_as_
 from tests.support import nodes
 
 PACKAGES = CHECKOUT / "bench" / "node_programs"
+CELLS = ("warm", "cold", "slowfs-1ms")
 _LEARNING_PASSES = 3
+_DELAY_US = 1000
 _COMPILE_CACHE_SINCE = (22, 1)
 
 # What is started: a file of a package and its arguments, or a line of our own.
@@ -73,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [name for name in programs if name not in PROGRAMS]:
         raise BenchmarkFault(f"no program called {', '.join(unknown)}; there are {', '.join(PROGRAMS)}")
     project = install(work)
-    record["nodes"] = {}
+    record["cell"], record["nodes"] = options.cell, {}
     for node in _nodes(options.nodes):
         series = _Series(node, project, work, options)
         record["velo"] = series.velo.version if series.velo else "absent"
@@ -94,7 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", default="", help="comma list of versions or paths; default: one per line")
     parser.add_argument("--programs", default="all", help=f"comma list, or all: {', '.join(PROGRAMS)}")
     parser.add_argument("--runs", type=int, default=21, help="timed runs per arm (21)")
-    parser.add_argument("--cold", action="store_true", help="drop the files from the page cache before each")
+    parser.add_argument(
+        "--cell",
+        choices=CELLS,
+        default="warm",
+        help="warm; cold: page cache dropped; slowfs-1ms: packages on a disk that takes 1 ms a request",
+    )
     parser.add_argument("--plain-only", action="store_true", help="all arms but Velo's")
     parser.add_argument(
         "--learn", choices=("run", "ingest"), default="run", help="how Velo learns beforehand"
@@ -150,6 +158,11 @@ class _Series:
     def __init__(self, node: Node, project: Path, work: Path, options: argparse.Namespace) -> None:
         self.node, self.project, self.work, self.options = node, project, work, options
         self.dice = random.Random(options.seed)
+        self.server = slowfs.require(work) if options.cell == "slowfs-1ms" else None
+        self.source = project
+        if self.server is not None:
+            self.project = work / "mounted" / project.name
+            self.project.mkdir(parents=True, exist_ok=True)
         home = work / "homes" / node.version
         self.velo = None if options.plain_only else find_velo(home, options.velo)
         self.caches = work / "caches" / node.version
@@ -165,7 +178,7 @@ class _Series:
         if node.has_compile_cache:
             cache = {**base, "NODE_COMPILE_CACHE": str(self.caches / "node")}
             self.arms["node-cache"] = Arm("node-cache", cache)
-        preload = project / "node_modules" / "v8-compile-cache" / "v8-compile-cache.js"
+        preload = self.project / "node_modules" / "v8-compile-cache" / "v8-compile-cache.js"
         v8 = {"NODE_OPTIONS": f"--require={preload}", "V8_COMPILE_CACHE_CACHE_DIR": str(self.caches / "v8")}
         self.arms["v8-compile-cache"] = Arm("v8-compile-cache", {**plain, **v8})
         if self.velo is not None:
@@ -176,7 +189,8 @@ class _Series:
     def measure(self, programs: list[str]) -> dict[str, Any]:
         summary: dict[str, Any] = {"programs": {}, "geometric_mean": {}, "losses": {}, "left_out": {}}
         if self.velo is not None and self.options.learn == "ingest":
-            self.velo.ask("ingest", str(self.project), "--node", str(self.node.executable))
+            with self._mounted():
+                self.velo.ask("ingest", str(self.project), "--node", str(self.node.executable))
         for program in programs:
             records.report_progress(f"{self.node.version}: {program}")
             summary["programs"][program] = self._measure(program, summary["left_out"])
@@ -214,7 +228,7 @@ class _Series:
             order = list(arms.items())
             self.dice.shuffle(order)
             for name, arm in order:
-                if self.options.cold:
+                if self.options.cell == "cold":
                     self._cool()
                 sample = self._once(arm, program)
                 if sample.output != wanted.output:
@@ -232,9 +246,16 @@ class _Series:
         words = PROGRAMS[program]
         script = self.project / (words[0] if len(words) > 1 else f"{program}/{program}.js")
         command = arm.command(self.node.executable, str(script), *words[1:])
-        sample = run(command, {**arm.variables, **(extra or {})})
-        settle()
+        with self._mounted():
+            sample = run(command, {**arm.variables, **(extra or {})})
+            settle()  # inside: a learner needs the mount as well
         return sample
+
+    def _mounted(self) -> contextlib.AbstractContextManager[object]:
+        """The packages where the programs look for them, freshly mounted if they are on a slow disk."""
+        if self.server is None:
+            return contextlib.nullcontext()
+        return slowfs.mounted(self.server, self.source, self.project, _DELAY_US)
 
     def _check(self, arm: Arm, program: str, wanted: Sample) -> dict[str, int]:
         stats = self.work / "stats.jsonl"

@@ -53,24 +53,45 @@ def _goals(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _all_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "## Losses\n"
     rows = [
-        (record["python"], name, arm, program, times(cell["programs"][program]["ratios"][arm]["ratio"]))
+        (
+            f"Python {record['python']}",
+            name,
+            arm,
+            program,
+            times(cell["programs"][program]["ratios"][arm]["ratio"]),
+        )
         for record in records
         if record["kind"] == "startup"
         for name, cell in record["cells"].items()
         for arm, programs in cell.get("losses", {}).items()
-        if arm != "floor"
+        if arm not in ("floor", "spared")
+        for program in programs
+    ]
+    rows += [
+        (
+            f"Node {node}",
+            record["cell"],
+            arm,
+            program,
+            times(found["programs"][program]["ratios"][arm]["ratio"]),
+        )
+        for record in records
+        if record["kind"] == "node"
+        for node, found in record["nodes"].items()
+        for arm, programs in found.get("losses", {}).items()
         for program in programs
     ]
     if rows:
-        yield "Every program, cell and arm that was slower than plain Python:\n"
-        yield from table(("Python", "cell", "arm", "program", "plain / arm"), rows, "llllr")
+        yield "Every program, cell and arm that was slower than plain Python or Node:\n"
+        yield from table(("interpreter", "cell", "arm", "program", "plain / arm"), rows, "llllr")
     else:
-        yield "None: no program was slower than plain Python in any cell.\n"
+        yield "None: no program was slower than plain Python or Node in any cell.\n"
 
 
 def heading(title: str, record: Mapping[str, Any]) -> Iterator[str]:
     machine = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record["machine"].items())
-    yield f"## {title}, Python {record['python']}\n"
+    language = f", Python {record['python']}" if record.get("python") else ""
+    yield f"## {title}{language}\n"
     yield f"- command: `{record['command']}`"
     yield f"- date: {record['date']}; {record.get('velo', 'velo absent')}"
     yield f"- machine: {machine}"
@@ -322,6 +343,29 @@ def _unmarshal(record: Mapping[str, Any]) -> Iterator[str]:
     yield from table(("program", "modules", "with images", *ways), cells, "l" + "r" * (2 + len(ways)))
 
 
+def _node(record: Mapping[str, Any]) -> Iterator[str]:
+    """One table for each Node; rivals that change a program are named."""
+    yield f"Cell: {record['cell']}. {record['statistic']}."
+    yield "Brackets: p10 to p90; for ratios the 90 % interval.\n"
+    for version, found in record["nodes"].items():
+        yield f"### Node {version}, {record['cell']}\n"
+        arms = list(found["geometric_mean"])
+        rows = []
+        for program, each in found["programs"].items():
+            row = [program, span_of(each["arms"]["plain"], 1e3, 1)]
+            for arm in arms:
+                if ratio := each["ratios"].get(arm):
+                    text = f"{times(ratio['ratio'])} ({ratio['low']:.2f}-{ratio['high']:.2f})"
+                    row.append(f"**{text} slower**" if ratio["ratio"] < 1 else text)
+                else:
+                    row.append("changes the program")
+            rows.append(row)
+        rows.append(["geometric mean", "", *(f"**{times(found['geometric_mean'][arm])}**" for arm in arms)])
+        yield from table(
+            ("program", "plain ms", *(f"plain / {arm}" for arm in arms)), rows, "lr" + "r" * len(arms)
+        )
+
+
 def span_of(found: Mapping[str, float], factor: float, digits: int) -> str:
     values = [f"{found[name] * factor:.{digits}f}" for name in ("lower_quartile", "p10", "p90")]
     return f"{values[0]} ({values[1]}-{values[2]})"
@@ -343,6 +387,7 @@ _WRITERS = {
     "machinery": ("What the import system costs", _machinery),
     "metadata": ("What asking what is installed costs", _metadata),
     "hook": ("Hook", _hook),
+    "node": ("Start-up of Node programs", _node),
     "ingest": ("Ingest, learning and disk", _ingest),
     "store": ("Store", _store),
     "gc": ("Garbage collection", _maintenance),

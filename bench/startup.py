@@ -16,6 +16,7 @@ import argparse
 import os
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,10 @@ class _Series:
             "MPLCONFIGDIR": str(work / "matplotlib"),
         }
         self.arms = arms_of(variables, velo)
+        if velo is not None and cell.name == "path50":
+            # The most that can be reached: Velo where the entries are not there at all.
+            spared = {name: value for name, value in variables.items() if name not in cell.variables}
+            self.arms["spared"] = replace(arms_of(spared, velo)["velo"], name="spared")
         if velo is not None and options.floor:
             self.arms["floor"] = floor_arm(variables, velo.home)
         self.raw: dict[tuple[str, str], list[float]] = {}

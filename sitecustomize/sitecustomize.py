@@ -23,7 +23,7 @@ def _velo_native(library):
     try:
         module = _imp.create_dynamic(_frozen_importlib.ModuleSpec(name, loader, origin=library))
         _imp.exec_dynamic(module)
-        module.map_file, module.note_read  # noqa: B018 # not there: built of older sources
+        module.unpack, module.run  # noqa: B018 # not there: built of older sources
     except (AttributeError, ImportError, OSError, SystemError):
         return None
     return module
@@ -70,22 +70,64 @@ def _velo_codes(folder, home, native):
     return None, {}
 
 
-def _velo_part(name, native, codes, places):
-    """One piece of the hook's compiled code: a module's, or under "" a dict of those that every start needs.
+def _velo_modules(folder, home, native, at_hand):
+    """A function that gives the namespace of a module of the hook by its short name, loaded at first use; and
+    whether compiled code was there. `load(name, True)` loads nothing, and gives None, where auditors listen.
 
-    None if it is not there, or damaged.
+    The modules import each other by name and are never in sys.modules: their `__import__` finds them here.
+    What `_velo_codes` gave is the one item of `at_hand`, for as long as that has one.
     """
     import _imp
     import marshal
 
-    if name in places:
+    module_type = type(sys)
+    package, hook = module_type("velo_import"), module_type("velo_import.hook")
+    package.hook = hook
+    loaded = {}
+    own = dict(__builtins__)
+
+    def part(name):
+        """One piece of compiled code: a module's, or under "" a dict of those that every start needs."""
+        codes, places = at_hand[0] if at_hand else _velo_codes(folder, home, native)
+        if name not in places:
+            return None
         start, size, check = places[name]
         if native:
             native.note_read(codes.obj, size)
+            return native.unpack(codes, start, size, check)
         code = codes[start : start + size]
-        if _imp.source_hash(0x56454C4F, code) == check:
-            return marshal.loads(code)
-    return None
+        return marshal.loads(code) if _imp.source_hash(0x56454C4F, code) == check else None
+
+    early = part("") or {}
+
+    def load(name, unheard=False):
+        if name not in loaded:
+            if unheard and (native or loaded["mapping"]).is_audited():
+                return None  # Auditors would hear that something is unmarshalled.
+            if native and name in ("manifest", "finder", "mapping"):
+                module = native  # It is all of these; their code in Python is not even read.
+            else:
+                module = module_type("velo_import.hook." + name)
+                namespace = module.__dict__
+                namespace["__builtins__"] = own
+                code = early.get(name) or part(name) or _velo_compiled(folder, name)
+                if native:
+                    native.run(code, namespace)
+                else:
+                    exec(code, namespace)
+                early.pop(name, None)  # Only now: where a program's stack was full it is tried again.
+            loaded[name] = module
+            setattr(hook, name, module)
+        return loaded[name].__dict__
+
+    def find(name, globals=None, locals=None, fromlist=(), level=0):
+        if name[:17] != "velo_import.hook.":
+            return __import__(name, globals, locals, fromlist, level)
+        load(name[17:])
+        return loaded[name[17:]] if fromlist else package
+
+    own["__import__"] = find
+    return load, bool(early)
 
 
 def _velo_compiled(folder, name):
@@ -109,57 +151,16 @@ def _velo_boot(folder, home):
         return
     native = _velo_native(folder[:-4] + "_native/core.abi3.so")
     codes, places = _velo_codes(folder, home, native)
-    is_mapped = bool(native and places)
-
-    def load(name):
-        # What is mapped stays so, and costs nothing. What was read is read again: these modules are asked for
-        # late, if at all, and until then it would take memory.
-        kept = (codes, places) if is_mapped else _velo_codes(folder, home, native)
-        namespace = {"__name__": "velo_import.hook." + name}
-        exec(_velo_part(name, native, *kept) or _velo_compiled(folder, name), namespace)
-        return namespace
-
-    # The hook's modules import each other by name; they are in sys.modules only meanwhile.
-    names = ["velo_import", "velo_import.hook"]
-    before = dict((name, sys.modules.get(name)) for name in names)
-    try:
-        for name in names:
-            sys.modules[name] = type(sys)(name)
-        early = _velo_part("", native, codes, places) or {}
-        is_compiled = True
-        for name in [
-            "ahead",
-            "counts",
-            "mapping",
-            "calm",
-            "remains",
-            "manifest",
-            "remembered",
-            "loader",
-            "finder",
-            "install",
-        ]:
-            full = "velo_import.hook." + name
-            names.append(full)
-            before[full] = sys.modules.get(full)
-            if native and name in ("manifest", "finder"):
-                sys.modules[full] = native  # it is both; their code in Python is not even read
-                continue
-            module = sys.modules[full] = type(sys)(full)
-            code = early.get(name) or _velo_part(name, native, codes, places)
-            is_compiled = is_compiled and code is not None
-            exec(code or _velo_compiled(folder, name), module.__dict__)
-            if name == "mapping" and native:
-                native = module.use_native(native)
-        module.install(home, is_compiled, load, started)
-        if not is_mapped:
-            codes, places = None, {}
-    finally:
-        for name in names:
-            if before[name] is None:
-                sys.modules.pop(name, None)
-            else:
-                sys.modules[name] = before[name]
+    at_hand = [(codes, places)]
+    load, is_compiled = _velo_modules(folder, home, native, at_hand)
+    if not (native and places):
+        # Later, another version may have been installed over this one.
+        for name in ("loader", "tables", "remembered", "remains", "finalisers"):
+            load(name)
+    load("install")["install"](home, is_compiled, load, started)
+    if not native:
+        # What is mapped costs nothing; what was read is read again for what is asked for late, if anything.
+        at_hand.clear()
 
 
 def _velo_main(own_file, default_home):

@@ -22,8 +22,9 @@ from velo_import.format.contents import (
     encode_contents,
 )
 from velo_import.format.distributions import ANY_SIZE
+from velo_import.hook import answers as hook_answers
 from velo_import.hook import contents as hook
-from velo_import.hook import mapping, metadata
+from velo_import.hook import mapping
 
 IDENTITY = b"who it is"
 PLACE = "/site/demo-1.dist-info"
@@ -85,15 +86,15 @@ def test_what_is_written_is_read() -> None:
 
 def opened(path: Path) -> Any:
     """The table as the hook opens it, for a version of which nothing is known."""
-    mapped = metadata.mapped_table(
-        str(path), metadata.START_OF_CONTENTS, IDENTITY, mapping, metadata.ENTRY_SIZE
+    mapped = hook_answers.mapped_table(
+        str(path), hook_answers.START_OF_CONTENTS, IDENTITY, mapping, hook_answers.ENTRY_SIZE
     )
     nothing = property(lambda self: None)
     answers: Any = SimpleNamespace(
         names={"Distribution": object},
         getters={"metadata": nothing, "files": nothing},
         stock_functions={},
-        codes_of=metadata.Answers.codes_of,
+        codes_of=hook_answers.Answers.codes_of,
     )
     return hook.Contents(answers, mapped)
 
@@ -125,7 +126,7 @@ def test_every_cut_and_flip_is_refused(tmp_path: Path) -> None:
             decode_contents(data)
         path.write_bytes(data)
         path.chmod(0o600)
-        with pytest.raises((metadata.Unusable, ValueError, IndexError)):
+        with pytest.raises((hook_answers.Unusable, ValueError, IndexError)):
             table = opened(path)
             raise (
                 ValueError

@@ -18,8 +18,8 @@ from velo_import.format.distributions import (
     decode_distributions,
     encode_distributions,
 )
+from velo_import.hook import answers as hook
 from velo_import.hook import mapping
-from velo_import.hook import metadata as hook
 
 IDENTITY = b"who it is"
 POINTS = ("group", "name", "value")

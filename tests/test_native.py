@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import _imp
 import contextlib
 import fcntl
 import marshal
@@ -10,7 +11,6 @@ import os
 import struct
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,16 +21,10 @@ from velo_import.ingest.publish import publish_manifest
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def native(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The native functions as the hook loads them."""
-    names = ("map_file", "is_unchanged", "load_code", "serve", "take_lock", "note_read")
-    saved = {name: getattr(twin, name) for name in names}
     library = compiled("core", tmp_path_factory.mktemp("native"), "-O2")
-    assert twin.use_native(twin.load_native("velo_import._native.core", str(library)))
-    loaded = SimpleNamespace(**{name: getattr(twin, name) for name in names})
-    for name, function in saved.items():
-        setattr(twin, name, function)
-    return loaded
+    return twin.load_native("velo_import._native.core", str(library))
 
 
 @pytest.fixture(params=["native", "twin"])
@@ -419,3 +413,56 @@ def test_a_watch_sees_every_entry_up_to_the_count(tmp_path) -> None:
     assert watch.is_current(2, importers)
     assert not watch.is_current(3, importers)
     assert twin.watch([]).is_current(0, {})
+
+
+def test_a_private_file_is_mapped_for_its_owner_only(core, tmp_path) -> None:
+    """Bytes, size, times and inode; refused where others may write, or where it belongs to somebody else."""
+    path = tmp_path / "file"
+    path.write_bytes(b"velo")
+    path.chmod(0o600)
+    status = path.stat()
+
+    mapped, stamp = core.map_private(str(path), os.geteuid())
+
+    assert bytes(memoryview(mapped)) == b"velo"
+    assert stamp == (4, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    path.chmod(0o622)
+    with pytest.raises(core.Unusable, match="owner"):
+        core.map_private(str(path), os.geteuid())
+    with pytest.raises(FileNotFoundError):
+        core.map_private(str(tmp_path / "missing"), os.geteuid())
+
+
+def test_built_in_modules_are_loaded_beside_sys_modules(core, monkeypatch) -> None:
+    """The module that is there, or one of its own that nobody else sees."""
+    assert core.load_extension("gc") is sys.modules["gc"]
+    monkeypatch.delitem(sys.modules, "atexit")
+    made = core.load_extension("atexit")
+    assert "atexit" not in sys.modules
+    assert made.__name__ == "atexit"
+    assert made._ncallbacks() >= 0
+    with pytest.raises((ImportError, OSError)):
+        core.load_extension("no such module")
+
+
+def test_pieces_of_the_hook_are_checked_before_they_are_read(native) -> None:
+    """A range that is not there, another checksum: nothing. Auditors do not hear that it is run."""
+    piece = marshal.dumps(compile("answer = 6 * 7", "there", "exec", dont_inherit=True))
+    pieces = b"before" + piece + b"after"
+    check = _imp.source_hash(0x56454C4F, piece)
+    heard = []
+    is_over = False
+    sys.addaudithook(lambda event, arguments: None if is_over else heard.append(event))
+    namespace: dict[str, Any] = {"__builtins__": {}}
+
+    native.run(native.unpack(memoryview(pieces), 6, len(piece), check), namespace)
+    is_over = True
+
+    assert namespace["answer"] == 42
+    assert heard == ["marshal.loads"]
+    for start, length in ((5, len(piece)), (6, len(piece) + 6), (-1, 4), (6, -1), (1 << 40, 1), (6, 1 << 62)):
+        assert native.unpack(pieces, start, length, check) is None
+    assert native.unpack(pieces, 6, len(piece), check[:4]) is None
+    for wrong in (5, None, (lambda: None)):
+        with pytest.raises((TypeError, AttributeError)):
+            native.run(wrong, {})

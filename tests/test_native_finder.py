@@ -79,6 +79,7 @@ class Environment:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         self.counts = Counts()
+        self.counts.load_loader = lambda: loader.VeloSourceLoader
         self.places: dict[Path, tuple[int, int, int]] = {}
 
     def manifest(self) -> m.Manifest:
@@ -522,6 +523,7 @@ def served_wrongly(
 ) -> list[str]:
     """The names whose code is not that of their source, or whose file is not one of these."""
     counts = environment.counts = Counts(verify)
+    counts.load_loader = lambda: loader.VeloSourceLoader
     try:
         finder = environment.finder(body, data)
     except (body.Unusable, OSError, ValueError, IndexError):
@@ -623,11 +625,12 @@ def test_the_finder_under_sanitizers(tmp_path: Path, environment: Environment) -
     script = f"""
 import os, sys, gc
 sys.path.insert(0, {str(CHECKOUT)!r})
-import velo_import.hook.loader
-from velo_import.hook import mapping
+from velo_import.hook import loader, mapping
 from velo_import.hook.counts import Counts
 import _frozen_importlib_external as external
-core = mapping.use_native(mapping.load_native("velo_import._native.core", sys.argv[1] + "/core.abi3.so"))
+core = mapping.load_native("velo_import._native.core", sys.argv[1] + "/core.abi3.so")
+for name in ("map_file", "map_private", "is_unchanged", "load_code", "serve", "is_audited", "Unusable"):
+    setattr(mapping, name, getattr(core, name))
 root, names = {str(environment.root)!r}, {[name for name in NAMES if name != chr(0xDC80)]!r} + [chr(0xDC80)]
 details = [(s, k) for k, g in external._get_supported_file_loaders() for s in g]
 sys.path[:] = [root, "/missing", ""]
@@ -650,6 +653,7 @@ for name in sorted(os.listdir({str(hostile)!r})):
             except core.Unusable:
                 pass
     counts = Counts()
+    counts.load_loader = lambda: loader.VeloSourceLoader
     finder = core.VeloFinder([manifest] * 2, counts, None, tuple(sys.path_hooks[:2]), details)
     for round in range(2):
         for wanted in names:

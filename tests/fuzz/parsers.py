@@ -36,10 +36,10 @@ from velo_import.format import (
     root,
     tree,
 )
+from velo_import.hook import answers as hook_answers
 from velo_import.hook import contents as hook_contents
 from velo_import.hook import manifest as hook
 from velo_import.hook import mapping
-from velo_import.hook import metadata as hook_metadata
 from velo_import.ingest import notes
 from velo_import.ingest.node import notes as node_notes
 from velo_import.store.layout import Store
@@ -200,7 +200,7 @@ def _parse_distributions(data: bytes) -> bool:
 
 def _parse_distributions_in_the_hook(data: bytes) -> bool:
     path = str(_scratch("metadata.table", data))
-    table = hook_metadata.Table(path, _IDENTITY, mapping, None)
+    table = hook_answers.Table(path, _IDENTITY, mapping, None)
     for name in ("/environment", "/empty", "/absent"):
         found = table.root(name)
         for index in range(len(found.children) if found else 0):
@@ -247,14 +247,14 @@ def _parse_contents(data: bytes) -> bool:
 
 def _parse_contents_in_the_hook(data: bytes) -> bool:
     path = str(_scratch("contents.table", data))
-    start, entry = hook_metadata.START_OF_CONTENTS, hook_metadata.ENTRY_SIZE
-    mapped = hook_metadata.mapped_table(path, start, _IDENTITY, mapping, entry)
+    start, entry = hook_answers.START_OF_CONTENTS, hook_answers.ENTRY_SIZE
+    mapped = hook_answers.mapped_table(path, start, _IDENTITY, mapping, entry)
     nothing = property(lambda self: None)
     answers: Any = SimpleNamespace(
         names={"Distribution": object},
         getters={"metadata": nothing, "files": nothing},
         stock_functions={},
-        codes_of=hook_metadata.Answers.codes_of,
+        codes_of=hook_answers.Answers.codes_of,
     )
     table = hook_contents.Contents(answers, mapped)
     for kind in "MFTX":
@@ -409,7 +409,7 @@ def _sample_notes() -> Iterable[bytes]:
 _CORRUPT = (StoreCorrupt,)
 # What the finder answers with "not ours".
 _HOOK = (hook.Unusable, IndexError, ValueError)
-_HOOK_METADATA = (hook_metadata.Unusable, IndexError, ValueError)
+_HOOK_ANSWERS = (hook_answers.Unusable, IndexError, ValueError)
 
 # -- Node ------------------------------------------------------------------------------------------
 
@@ -473,10 +473,10 @@ PARSERS = {
     "frame": Parser(_parse_frame, _CORRUPT, _as_it_is, _sample_frames),
     "distributions": Parser(_parse_distributions, _CORRUPT, _repair_distributions, _sample_distributions),
     "hook-distributions": Parser(
-        _parse_distributions_in_the_hook, _HOOK_METADATA, _repair_distributions, _sample_distributions
+        _parse_distributions_in_the_hook, _HOOK_ANSWERS, _repair_distributions, _sample_distributions
     ),
     "contents": Parser(_parse_contents, _CORRUPT, _repair_contents, _sample_contents),
-    "hook-contents": Parser(_parse_contents_in_the_hook, _HOOK_METADATA, _repair_contents, _sample_contents),
+    "hook-contents": Parser(_parse_contents_in_the_hook, _HOOK_ANSWERS, _repair_contents, _sample_contents),
     "notes": Parser(_parse_notes, (VeloError,), _as_it_is, _sample_notes),
     "node-index": Parser(_parse_node_index, _CORRUPT, _repair_node_index, _sample_node_indexes),
     "node-notes": Parser(_parse_node_notes, (VeloError, ValueError), _as_it_is, _sample_node_notes),

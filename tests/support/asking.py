@@ -21,7 +21,7 @@ CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 def accelerated(module, table, identity):
     """Puts the hook's answers in place; gives its counts."""
     sys.path.insert(0, CHECKOUT)
-    from velo_import.hook import contents, mapping, metadata
+    from velo_import.hook import answers, contents, mapping, metadata
     from velo_import.hook.counts import Counts
 
     del sys.path[0]
@@ -38,8 +38,9 @@ def accelerated(module, table, identity):
             super().__setattr__(name, value)
 
     counts = Telling(False)
+    late = {"answers": vars(answers), "contents": vars(contents)}
     metadata.accelerate(
-        module, table, bytes.fromhex(identity), counts, mapping, None, lambda name: vars(contents)
+        module, table, bytes.fromhex(identity), counts, mapping, None, lambda name, unheard=False: late[name]
     )
     return counts
 

@@ -17,6 +17,7 @@
 
 #include "core.h"
 #include "manifest.h"
+#include "siphash.h"
 #include "stamps.h"
 
 #include <errno.h>
@@ -28,7 +29,7 @@
 
 /* Mapped pages count as the process's memory while they stay, and what was unmarshalled is not needed again. So
  * they are given back once this much was read; giving them back more often costs more than reading them. */
-#define MOST_READ (1 << 17)
+#define MOST_READ (1 << 16)
 
 static int map_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
@@ -112,6 +113,28 @@ Map *velo_map_private(State *state, PyObject *path, uid_t owner, int is_writable
         PyErr_SetString(state->unusable, "owner");
     }
     return (Map *)map;
+}
+
+static PyObject *with_stamp(PyObject *map, const struct stat *status)
+{
+    return Py_BuildValue("N(LLLK)", map, (long long)status->st_size, nanoseconds(MTIME(*status)),
+                         nanoseconds(CTIME(*status)), (unsigned long long)status->st_ino);
+}
+
+PyDoc_STRVAR(map_private_doc,
+             "map_private(path: str, owner: int) -> tuple[Map, tuple[int, ...]]\n\n"
+             "Map a file that only its owner (we, root, or the store's) could have written. Gives the map and\n"
+             "(size, mtime_ns, ctime_ns, ino). Raises OSError, and Unusable for another owner or mode.");
+
+static PyObject *map_private(PyObject *module, PyObject *arguments)
+{
+    PyObject *path;
+    unsigned long owner;
+    struct stat status;
+    if (!PyArg_ParseTuple(arguments, "Uk", &path, &owner))
+        return NULL;
+    PyObject *map = (PyObject *)velo_map_private(PyModule_GetState(module), path, (uid_t)owner, 0, &status);
+    return map == NULL ? NULL : with_stamp(map, &status);
 }
 
 static PyObject *map_file(PyObject *module, PyObject *argument)
@@ -292,6 +315,82 @@ static PyObject *is_audited(PyObject *module, PyObject *unused)
     return PyBool_FromLong(velo_is_audited());
 }
 
+/* In every CPython, and exported; the stable ABI's headers leave it out. */
+extern PyObject *PyMarshal_ReadObjectFromString(const char *data, Py_ssize_t length);
+
+PyDoc_STRVAR(unpack_doc,
+             "unpack(pieces: buffer, start: int, length: int, check: bytes) -> object | None\n\n"
+             "The marshalled piece at this range; None unless its checksum is the given one. Raises\n"
+             "EOFError, TypeError or ValueError for what is not marshalled.");
+
+static PyObject *unpack(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    Py_buffer pieces, check;
+    Py_ssize_t start, length;
+    PyObject *found = NULL;
+    if (!PyArg_ParseTuple(arguments, "y*nny*", &pieces, &start, &length, &check))
+        return NULL;
+    int is_there = start >= 0 && length >= 0 && start <= pieces.len && length <= pieces.len - start && check.len == 8;
+    uint64_t sum = is_there ? velo_siphash((const char *)pieces.buf + start, (size_t)length) : 0;
+    if (is_there && memcmp(&sum, check.buf, sizeof(sum)) == 0)
+        found = PyMarshal_ReadObjectFromString((const char *)pieces.buf + start, length);
+    else
+        found = Py_NewRef(Py_None);
+    PyBuffer_Release(&pieces);
+    PyBuffer_Release(&check);
+    return found;
+}
+
+PyDoc_STRVAR(run_doc,
+             "run(code: code, namespace: dict) -> None\n\n"
+             "Run a module's code. As `exec`, except that auditors are not told. Raises what the code raises, and TypeError or\n"
+             "AttributeError for what is no code.");
+
+static PyObject *run(PyObject *module, PyObject *arguments)
+{
+    State *state = PyModule_GetState(module);
+    PyObject *code, *namespace;
+    if (!PyArg_ParseTuple(arguments, "OO!", &code, &PyDict_Type, &namespace))
+        return NULL;
+    PyObject *name = PyObject_GetAttrString(code, "co_filename");
+    PyObject *fixed = name == NULL ? NULL : PyObject_CallFunctionObjArgs(state->fix, code, name, NULL);
+    Py_XDECREF(name);
+    if (fixed == NULL) /* which refuses what is no code */
+        return NULL;
+    Py_DECREF(fixed);
+    return PyEval_EvalCode(code, namespace, namespace);
+}
+
+PyDoc_STRVAR(load_extension_doc,
+             "load_extension(name: str) -> module\n\n"
+             "A module that the interpreter has built in, left out of `sys.modules`. Raises ImportError.");
+
+static PyObject *load_extension(PyObject *module, PyObject *name)
+{
+    (void)module;
+    PyObject *found = PyImport_GetModule(name);
+    if (found != NULL || PyErr_Occurred())
+        return found;
+    PyObject *type = velo_loaded("_frozen_importlib", "ModuleSpec");
+    PyObject *create = velo_loaded("_imp", "create_builtin"), *exec = velo_loaded("_imp", "exec_builtin");
+    PyObject *spec = type == NULL ? NULL : PyObject_CallFunctionObjArgs(type, name, Py_None, NULL), *done = NULL;
+    if (spec != NULL && create != NULL && exec != NULL)
+        found = PyObject_CallFunctionObjArgs(create, spec, NULL);
+    if (found == Py_None) {
+        PyErr_SetObject(PyExc_ImportError, name);
+        Py_CLEAR(found);
+    }
+    if (found != NULL && (done = PyObject_CallFunctionObjArgs(exec, found, NULL)) == NULL)
+        Py_CLEAR(found);
+    Py_XDECREF(done);
+    Py_XDECREF(spec);
+    Py_XDECREF(exec);
+    Py_XDECREF(create);
+    Py_XDECREF(type);
+    return found;
+}
+
 PyDoc_STRVAR(take_lock_doc,
              "take_lock(path: bytes) -> int\n\n"
              "Open a lock file, made if need be, and lock it without waiting. Gives the descriptor.\n"
@@ -370,6 +469,10 @@ PyDoc_STRVAR(look_at_remains_doc,
 
 static PyMethodDef functions[] = {
     {"map_file", map_file, METH_O, map_file_doc},
+    {"map_private", map_private, METH_VARARGS, map_private_doc},
+    {"unpack", unpack, METH_VARARGS, unpack_doc},
+    {"run", run, METH_VARARGS, run_doc},
+    {"load_extension", load_extension, METH_O, load_extension_doc},
     {"is_unchanged", is_unchanged, METH_VARARGS, is_unchanged_doc},
     {"load_code", (PyCFunction)(void (*)(void))load_code, METH_FASTCALL, load_code_doc},
     {"serve", (PyCFunction)(void (*)(void))velo_serve, METH_FASTCALL, serve_doc},

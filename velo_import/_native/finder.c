@@ -154,7 +154,6 @@ static PyObject *finder_new(PyTypeObject *type, PyObject *arguments, PyObject *k
         (finder->extension_loader = velo_loaded(external, "ExtensionFileLoader")) == NULL ||
         (finder->file_finder = velo_loaded(external, "FileFinder")) == NULL ||
         (finder->path_finder = velo_loaded(external, "PathFinder")) == NULL ||
-        (finder->loader_type = velo_loaded("velo_import.hook.loader", "VeloSourceLoader")) == NULL ||
         (finder->path_finder_dict = PyObject_GetAttrString(finder->path_finder, "__dict__")) == NULL ||
         (finder->get_code = PyObject_GetAttr(finder->source_loader, TEXT(state, GET_CODE))) == NULL ||
         (finder->exec_module = PyObject_GetAttr(finder->source_loader, TEXT(state, EXEC_MODULE))) == NULL ||
@@ -249,6 +248,7 @@ static const char *const texts[TEXTS] = {
     [SETTLE] = "settle",
     [IMAGE_FILE] = "image_file",
     [IMAGES] = "images",
+    [LOAD_LOADER] = "load_loader",
 };
 
 int velo_add_finder(PyObject *module, State *state)

@@ -17,7 +17,8 @@ typedef struct {
     PyObject_HEAD
     PyObject *manifests; /* tuple */
     PyObject *counts, *check, *zip_hook, *file_hook, *suffixes, *folders, *cached_suffix;
-    PyObject *spec_type, *loader_type;
+    PyObject *spec_type;
+    PyObject *loader_type; /* NULL until a module is found: most of what a process starts with is frozen */
     PyObject *source_loader, *extension_loader, *file_finder, *path_finder, *path_finder_dict;
     /* What CPython's own classes must still be for our answer to stand for theirs. */
     PyObject *get_code, *exec_module, *compile, *file_finder_find, *path_finder_find;

@@ -3,9 +3,9 @@
  * What is alive when a program ends, and what of it would do anything but give memory back if it were destroyed.
  *
  * Reading order: `Survey` (one look at everything), `kind_of` (what an object's type says, asked once per type),
- * `look` (one object), `visit` (what an object refers to), `velo_look_at_remains` (all of it). The judgement over what
- * is found is velo_import/hook/remains.py. There is no Python twin: only C can see whose code cleans up after a
- * type. Without this module a program ends as CPython ends it.
+ * `look` (one object), `visit` (what an object refers to), `survey_one` and `velo_look_at_remains` (all of it). The
+ * judgement over what is found is velo_import/hook/remains.py and finalisers.py. There is no Python twin: only C can
+ * see whose code cleans up after a type. Without this module a program ends as CPython ends it.
  *
  * The rule: memory that CPython itself gives back is nothing to ask about. Asked about are objects with a
  * finaliser, callbacks of weak references, and native code that is neither CPython's nor its standard library's.
@@ -32,7 +32,7 @@ static const char *const CAREFUL[] = {
     "sqlite3",     NULL,
 };
 
-enum { MOST_OBJECTS = 256, MOST_CALLBACKS = 1 << 16, MOST_LIBRARIES = 256, CODES = 1 << 10, DEEPEST = 32, AHEAD = 8 };
+enum { MOST_OBJECTS = 256, MOST_CALLBACKS = 1 << 16, MOST_LIBRARIES = 256, CODES = 1 << 10, DEEPEST = 32 };
 
 /* What the type of an object says about it; bits. */
 enum { KNOWN = 1, ASK = 2, WEAK = 4, CAPSULE = 8, MODULE = 16, CONTAINER = 32, COLLECTED = 64 };
@@ -61,6 +61,7 @@ typedef struct {
     size_t stdlib_length;
     PyObject *ignored; /* tuple */
     PyObject *name;    /* "__module__" */
+    int is_deep; /* also what the collector does not list */
     int depth;
 } Survey;
 
@@ -329,58 +330,43 @@ static int visit(PyObject *object, void *argument)
     return answer;
 }
 
-typedef struct {
-    PyObject **objects;
-    size_t count, room;
-} Everything;
-
-static int gather(PyObject *object, void *argument)
+/* One object of those that the collector lists; 0 to stop, with an exception set. */
+static int survey_one(PyObject *object, void *argument)
 {
-    Everything *everything = argument;
-    if (everything->count == everything->room) {
-        size_t room = everything->room * 2;
-        PyObject **objects = PyMem_Realloc(everything->objects, room * sizeof(PyObject *));
-        if (objects == NULL)
-            return 0; /* stop; the caller sees a full table */
-        everything->objects = objects;
-        everything->room = room;
+    Survey *survey = argument;
+    Slot *slot = kind_of(survey, Py_TYPE(object));
+    if (slot == NULL)
+        return 0;
+    if (slot->kind == (KNOWN | COLLECTED) && !survey->is_deep)
+        return 1;
+    traverseproc traverse = survey->is_deep ? slot->traverse : NULL; /* the slots may move */
+    if (look(survey, object, slot) < 0 || (traverse != NULL && traverse(object, visit, survey) != 0)) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_RuntimeError, "a traversal ended early");
+        return 0;
     }
-    Py_INCREF(object);
-    everything->objects[everything->count++] = object;
     return 1;
 }
 
-/* From 3.12 on; looked up when needed, since the stable ABI does not promise it. */
+/* From 3.12 on; looked up when needed, since the stable ABI does not promise it. Objects may be made and freed
+ * meanwhile, and a list of all would be the most memory that many a program ever has. */
 typedef void (*VisitObjects)(int (*)(PyObject *, void *), void *);
 
-static int gather_all(Everything *everything, PyObject *get_objects)
+static int survey_all(Survey *survey, PyObject *get_objects)
 {
-    everything->count = 0;
-    everything->room = 1 << 16;
-    everything->objects = PyMem_Malloc(everything->room * sizeof(PyObject *));
-    if (everything->objects == NULL) {
-        PyErr_NoMemory();
-        return failed();
-    }
     VisitObjects visit_objects = (VisitObjects)(uintptr_t)dlsym(RTLD_DEFAULT, "PyUnstable_GC_VisitObjects");
     if (visit_objects != NULL) {
-        visit_objects(gather, everything);
+        visit_objects(survey_one, survey);
     } else {
         PyObject *list = PyObject_CallNoArgs(get_objects);
-        if (list == NULL || !PyList_Check(list)) {
-            Py_XDECREF(list);
-            return PyErr_Occurred() ? failed() : 0;
-        }
-        for (Py_ssize_t i = 0; i < PyList_Size(list); i++)
-            if (!gather(PyList_GetItem(list, i), everything))
+        if (list != NULL && !PyList_Check(list))
+            PyErr_SetString(PyExc_TypeError, "no list of objects");
+        for (Py_ssize_t i = 0; !PyErr_Occurred() && i < PyList_Size(list); i++)
+            if (!survey_one(PyList_GetItem(list, i), survey))
                 break;
-        Py_DECREF(list);
+        Py_XDECREF(list);
     }
-    if (everything->count == everything->room) {
-        PyErr_NoMemory();
-        return failed();
-    }
-    return 0;
+    return PyErr_Occurred() ? failed() : 0;
 }
 
 /* Called for each loaded library, until it is the one with CPython's code in it. */
@@ -406,7 +392,7 @@ static int prepare(Survey *survey)
     Dl_info own;
     dl_iterate_phdr(find_python, survey);
     survey->own_base = dladdr((void *)(uintptr_t)prepare, &own) ? own.dli_fbase : NULL;
-    survey->mask = (1 << 12) - 1;
+    survey->mask = (1 << 10) - 1;
     survey->slots = PyMem_Calloc(survey->mask + 1, sizeof(Slot));
     survey->objects = PyList_New(0);
     survey->callbacks = PyDict_New();
@@ -423,14 +409,12 @@ PyObject *velo_look_at_remains(PyObject *self, PyObject *arguments)
 {
     (void)self;
     Survey survey = {0};
-    Everything everything = {0};
     PyObject *answer = NULL, *get_objects;
     PyTypeObject *python_class;
     Py_ssize_t length;
-    int deep;
     if (!PyArg_ParseTuple(arguments, "O!O!O!y#O!Op", &PyType_Type, &python_class, &PyType_Type, &survey.weak,
                           &PyType_Type, &survey.function, &survey.stdlib, &length, &PyTuple_Type, &survey.ignored,
-                          &get_objects, &deep))
+                          &get_objects, &survey.is_deep))
         return NULL;
     if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0) {
         /* Its memory has to be given back: the process goes on. */
@@ -439,36 +423,18 @@ PyObject *velo_look_at_remains(PyObject *self, PyObject *arguments)
     }
     survey.stdlib_length = (size_t)length;
     survey.python_class_dealloc = (destructor)PyType_GetSlot(python_class, Py_tp_dealloc);
-    if (prepare(&survey) < 0 || gather_all(&everything, get_objects) < 0)
+    if (prepare(&survey) < 0 || survey_all(&survey, get_objects) < 0)
         goto done;
-    for (size_t i = 0; i < everything.count; i++) {
-        PyObject *object = everything.objects[i];
-        if (i + AHEAD < everything.count)
-            __builtin_prefetch(everything.objects[i + AHEAD]);
-        Slot *slot = kind_of(&survey, Py_TYPE(object));
-        if (slot == NULL)
-            goto done;
-        if (slot->kind == (KNOWN | COLLECTED) && !deep)
-            continue;
-        traverseproc traverse = deep ? slot->traverse : NULL;
-        if (look(&survey, object, slot) < 0 || (traverse != NULL && traverse(object, visit, &survey) != 0))
-            goto done;
-    }
     PyObject *callbacks = PyDict_Values(survey.callbacks);
     if (callbacks != NULL)
         answer = PyTuple_Pack(3, survey.objects, callbacks, survey.libraries);
     Py_XDECREF(callbacks);
 
 done:
-    for (size_t i = 0; i < everything.count; i++)
-        Py_DECREF(everything.objects[i]);
-    PyMem_Free(everything.objects);
     PyMem_Free(survey.slots);
     Py_XDECREF(survey.objects);
     Py_XDECREF(survey.callbacks);
     Py_XDECREF(survey.libraries);
     Py_XDECREF(survey.name);
-    if (answer == NULL && !PyErr_Occurred())
-        PyErr_SetString(PyExc_RuntimeError, "a traversal ended early");
     return answer;
 }

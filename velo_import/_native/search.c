@@ -335,13 +335,30 @@ static int is_regular_file(PyObject *path)
     return is_regular;
 }
 
+/* See to it that the class of our loaders is there. */
+static int load_loader(State *state, Finder *finder)
+{
+    if (finder->loader_type != NULL)
+        return 0;
+    PyObject *load = PyObject_GetAttr(finder->counts, TEXT(state, LOAD_LOADER));
+    PyObject *type = load == NULL ? NULL : PyObject_CallFunctionObjArgs(load, NULL);
+    Py_XDECREF(load);
+    if (type != NULL && finder->loader_type == NULL) { /* another thread may have been here meanwhile */
+        Py_INCREF(type);
+        finder->loader_type = type;
+    }
+    Py_XDECREF(type);
+    return type == NULL ? -1 : 0;
+}
+
 /* A loader of ours, and the path of the `.pyc` that it stands for. */
 static PyObject *make_loader(State *state, Finder *finder, PyObject *name, PyObject *origin, Folder *folder,
                              int64_t index, PyObject *cached)
 {
     PyObject *at = PyLong_FromLongLong(index * VELO_WORDS);
-    PyObject *loader =
-        at == NULL ? NULL : PyObject_CallFunctionObjArgs(finder->loader_type, name, origin, NULL);
+    PyObject *loader = NULL;
+    if (at != NULL && load_loader(state, finder) == 0)
+        loader = PyObject_CallFunctionObjArgs(finder->loader_type, name, origin, NULL);
     if (loader != NULL && (PyObject_SetAttr(loader, TEXT(state, FOLDER), (PyObject *)folder) < 0 ||
                            PyObject_SetAttr(loader, TEXT(state, AT), at) < 0 ||
                            PyObject_SetAttr(loader, TEXT(state, COUNTS), finder->counts) < 0 ||

@@ -31,6 +31,8 @@ static int settle(State *state, PyObject *counts)
  * is none, and where auditors would see that nothing is unmarshalled. */
 static PyObject *image_of(State *state, PyObject *counts, const uint8_t *record, PyObject *path)
 {
+    if (velo_is_audited())
+        return NULL;
     PyObject *images = PyObject_GetAttr(counts, TEXT(state, IMAGE_FILE)), *code = NULL;
     if (images != NULL && images != Py_None && (PyObject *)Py_TYPE(images) != state->images_type) {
         PyObject *opened = NULL;
@@ -41,7 +43,7 @@ static PyObject *image_of(State *state, PyObject *counts, const uint8_t *record,
         Py_DECREF(images);
         images = opened;
     }
-    if (images != NULL && (PyObject *)Py_TYPE(images) == state->images_type && !velo_is_audited())
+    if (images != NULL && (PyObject *)Py_TYPE(images) == state->images_type)
         code = velo_image(state, images, velo_word(record, VELO_SOURCE_CHECK), velo_word(record, VELO_BYTECODE_CHECK),
                           path);
     Py_XDECREF(images);

@@ -2,7 +2,7 @@
 """The table of distributions: what `importlib.metadata` said about each folder (FORMAT.md, section 12).
 
 Encodes and reads the bytes; what stands in them is found out by ingest/metadata_worker.py and used by
-hook/metadata.py.
+hook/answers.py.
 """
 
 from __future__ import annotations

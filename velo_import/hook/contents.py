@@ -2,7 +2,7 @@
 """What the files of a distribution say, answered from what was learned: its `metadata`, its `files`, and
 which modules it brings.
 
-Loaded by metadata.py in programs that ask for one of these. Objects are made by Python's own classes out of
+Loaded by answers.py in programs that ask for one of these. Objects are made by Python's own classes out of
 what its own parsers said; each file behind an answer is asked for first, and so is each file that is listed.
 The surprise: nothing is known of what a version of `importlib.metadata` does beyond the names that its code
 uses. A version whose code uses another name is left alone.
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from velo_import.hook.metadata import Answers, Known, Mapped
+    from velo_import.hook.answers import Answers, Known, Mapped
 
 HASH_KEY = 0x56454C4F
 # FORMAT.md, section 12.1.

@@ -19,8 +19,9 @@ class Counts:
     module, and `calm` says that nothing was taken apart at exit (calm.py). `absent` holds names that no
     folder was known to offer. `inputs` are patterns and source texts that could be remembered
     (remembered.py), whose table `open_memory` opens at first use. `image_file` is what the native module
-    takes images of code from; until the first module is served, what opens it. `accelerate_metadata` is what
-    changes `importlib.metadata`, and `metadata` counts what it was answered (metadata.py). `compared`,
+    takes images of code from; until the first module is served, what opens it. `load_loader` gives the native
+    finder the class of its loaders (loader.py) for the first module that it finds. `accelerate_metadata` is
+    what changes `importlib.metadata`, and `metadata` counts what it was answered (metadata.py). `compared`,
     `differed` and `differences` are about shadow mode (shadow.py), which sets `note_difference`.
     """
 
@@ -37,6 +38,7 @@ class Counts:
         "images",
         "inputs",
         "install_us",
+        "load_loader",
         "memory",
         "metadata",
         "native",
@@ -59,6 +61,7 @@ class Counts:
         self.install_us = 0
         self.note_difference: Any = None
         self.accelerate_metadata: Any = None
+        self.load_loader: Any = None
         self.memory: Memory | None = None
         self.open_memory: Callable[[], Memory] | None = None
         self.image_file: Any = None

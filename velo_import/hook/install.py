@@ -22,8 +22,6 @@ from velo_import.hook.calm import Calm
 from velo_import.hook.counts import Counts
 from velo_import.hook.finder import VeloFinder
 from velo_import.hook.manifest import HASH_KEY, NEVER, ROOT_ONLY, STAT, Manifest, Unusable
-from velo_import.hook.remains import reason_to_tidy
-from velo_import.hook.remembered import open_images, open_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,13 +122,14 @@ def can_learn(home: str) -> bool:
     return environ.get("VELO_READONLY", "0") in ("", "0")
 
 
-def install(home: str, is_compiled: bool, load: "Callable[[str], Any]", started: int) -> None:
+def install(home: str, is_compiled: bool, load: "Callable[..., Any]", started: int) -> None:
     """Install the finder for this process, if its environment is known, and the exit function.
 
     Args:
         home: the store folder.
         is_compiled: whether this code came from the store; if not, the learner is to put it there.
-        load: gives the namespace of another module of the hook by its short name.
+        load: gives the namespace of a module of the hook by its short name, loaded at first use; or None,
+            if it was also told True: that no auditor may hear of that.
         started: when this start of Velo began, by `time.perf_counter_ns`, for VELO_STATS.
     """
     tracer = None
@@ -163,16 +162,22 @@ def install(home: str, is_compiled: bool, load: "Callable[[str], Any]", started:
         mode = environ.get("VELO_CHECK", "")
         wanted = environ.get("VELO_REMEMBER") or "all"
         kinds = frozenset((EVERY_KIND if wanted == "all" else wanted).split(","))
+        counts.load_loader = lambda: load("loader")["VeloSourceLoader"]
         # Shadow mode would report what was remembered: it changes the code of modules.
         if mode != "shadow" and ("patterns" in kinds or "sources" in kinds):
-            counts.open_memory = lambda: open_memory(folders, key, identity, kinds, counts)
+
+            def open_memory() -> "Any":
+                remembered = load("remembered", True)
+                return remembered and remembered["open_memory"](folders, key, identity, kinds, counts)
+
+            counts.open_memory = open_memory
         if mode != "shadow" and "metadata" in kinds:
             table = f"{home}/manifests/v1/{key}/metadata.table"
             counts.accelerate_metadata = lambda module: load("metadata")["accelerate"](
                 module, table, identity, counts, mapping, CHECKS.get(mode), load
             )
         if mode != "shadow" and "images" in kinds and mapping.Images is not None:
-            counts.image_file = lambda: open_images(folders, key, identity, counts)
+            counts.image_file = lambda: load("tables")["open_images"](folders, key, identity, counts)
         finder = VeloFinder(manifests, counts, CHECKS.get(mode), stock_hooks(), details)
         log = load("log") if environ.get("VELO_LOG") else None
         if mode == "shadow":
@@ -195,7 +200,7 @@ def _at_exit(
     key: str,
     identity: bytes,
     counts: Counts,
-    load: "Callable[[str], Any]",
+    load: "Callable[..., Any]",
     calm: "Calm | None",
 ) -> None:
     """Register the exit function. `calm` is None where the collector is left alone."""
@@ -214,7 +219,7 @@ def _at_exit(
         # A collection in the middle of this would give our lines as the place of what it warns about.
         is_collecting = calm is not None and calm.pause()
         if calm is not None:
-            _judge_end(counts, calm, is_last)
+            _judge_end(counts, calm, is_last, load)
         _report(home, key, identity, counts, load)
         if calm is not None:
             calm.end(counts.calm, is_collecting)
@@ -225,11 +230,13 @@ def _at_exit(
 
 # These two are functions because up to 3.13 a handler that meets MemoryError makes a number of its own place
 # in the function. Up to 256 these numbers are there already; above, without memory, it tries for ever.
-def _judge_end(counts: Counts, calm: Calm, is_last: bool) -> None:
+def _judge_end(counts: Counts, calm: Calm, is_last: bool, load: "Callable[..., Any]") -> None:
     """See whether anything has to be taken apart."""
     try:
         reason = "an earlier exit function" if not is_last else calm.reason_to_collect()
-        reason = reason or reason_to_tidy()
+        if not reason:
+            remains = load("remains", True)
+            reason = remains["reason_to_tidy"]() if remains else "audited"
         counts.calm = not reason
         if reason:
             counts.reasons[f"exit: {reason}"] = 1
@@ -237,7 +244,7 @@ def _judge_end(counts: Counts, calm: Calm, is_last: bool) -> None:
         counts.reasons[f"exit: {type(error).__name__}"] = 1
 
 
-def _report(home: str, key: str, identity: bytes, counts: Counts, load: "Callable[[str], Any]") -> None:
+def _report(home: str, key: str, identity: bytes, counts: Counts, load: "Callable[..., Any]") -> None:
     """Leave what is to be learned, and statistics, if there is anything to say."""
     try:
         counts.note_new(sys.modules)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files mapped, stamps compared, code made of mapped bytes, a lock taken: natively, or by the twin here.
+"""Files mapped, stamps compared, code made of mapped bytes, a lock taken: where there is no native module.
 
-No descriptor may outlive a call. CPython's `mmap` keeps one before 3.13, which a program that closes all
+With one, that module is `velo_import.hook.mapping` to the others, and this file is not even read. No
+descriptor may outlive a call. CPython's `mmap` keeps one before 3.13, which a program that closes all
 descriptors would hand to a stranger; so the twin reads files instead of mapping them. It imports nothing,
 because an import would go through the program's own hooks.
 """
@@ -238,21 +239,3 @@ def load_native(name: str, path: str) -> "Any":
 
 # Only native code can use images of code objects.
 Images: "Any" = None
-
-
-def use_native(native: "Any") -> "Any":
-    """Replace these functions by the native module's; gives it, or None where it is of older sources."""
-    global is_audited, is_unchanged, load_code, look_at_remains, map_file, note_end, note_read, serve
-    global set_loads, take_lock, Images, Unusable
-    try:
-        taken = native.map_file, native.is_unchanged, native.take_lock, native.load_code
-        more = native.serve, native.is_audited, native.look_at_remains, native.set_loads
-        notes = native.note_read, native.note_end
-        types = native.Images, native.Unusable
-    except AttributeError:
-        return None
-    map_file, is_unchanged, take_lock, load_code = taken
-    serve, is_audited, look_at_remains, set_loads = more
-    note_read, note_end = notes
-    Images, Unusable = types  # type: ignore[misc]
-    return native

@@ -16,11 +16,11 @@ the text, and none for unmarshalling what was remembered.
 import builtins
 import sys
 from _imp import get_frozen_object, source_hash
-from os import environ
 from sys import getprofile, gettrace
 
 import velo_import.hook.mapping as mapping
 from velo_import.hook.mapping import Unusable, map_private
+from velo_import.hook.tables import first_usable, has_columns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ PARSER = (
 )
 
 BUILTINS = vars(builtins)
-TEXT_RUNNERS = {"exec": builtins.exec, "eval": builtins.eval}
+TEXT_RUNNERS = {"exec": exec, "eval": eval}  # those that were there first: the hook has builtins of its own
 BUILTIN: "Any" = type(len)
 FUNCTION: "Any" = type(lambda: None)
 NEIGHBOURHOOD = 1 << 15  # Bytes. The kernel maps up to twice that around whatever is read.
@@ -79,48 +79,6 @@ def open_memory(
 
     made: Memory | None = first_usable(folders, key, "remembered", make, counts)
     return Memory(None, identity, kinds, counts) if made is None else made
-
-
-def open_images(folders: "list[tuple[str, int]]", key: str, identity: bytes, counts: "Counts") -> "Any":
-    """The images of this environment's code, or None; as `open_memory`."""
-    jit: Any = getattr(sys, "_jit", None)
-    # Either would have changed the code objects when they were made.
-    if not has_columns() or (jit is not None and jit.is_enabled()):
-        return None
-    identity += b"\0" + sys.version.encode()
-
-    def make(path: str, owner: int) -> "Any":
-        return mapping.Images(path, owner, identity, type(make.__code__))
-
-    return first_usable(folders, key, "images", make, counts)
-
-
-def has_columns() -> bool:
-    """Whether this interpreter keeps columns; it would have left them out of code that was made elsewhere."""
-    heeded: Any = () if sys.flags.ignore_environment else environ
-    return not ("no_debug_ranges" in sys._xoptions or "PYTHONNODEBUGRANGES" in heeded)
-
-
-def first_usable(
-    folders: "list[tuple[str, int]]",
-    key: str,
-    name: str,
-    make: "Callable[[str, int], Any]",
-    counts: "Counts",
-) -> "Any":
-    """What `make` makes of the first file of this name that it can use; without any the learner is told."""
-    for home, owner in folders:
-        try:
-            return make(f"{home}/manifests/v1/{key}/{name}.table", owner)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, IndexError) as error:
-            reason = type(error).__name__
-        except Unusable as unusable:
-            reason = str(unusable)
-        counts.reasons[f"{name}: {reason}"] = 1
-    counts.wanted[name] = ""
-    return None
 
 
 class Memory:

@@ -25,20 +25,36 @@ MAGIC = b"VELOHOOK"
 HOOK = Path(__file__).parents[1] / "hook"
 
 HEADER = Struct("<8s8sQ")  # Magic, checksum of the index, its length.
-# What every start loads: one piece, and the first. The others are for some, or for want of the native module.
-EARLY = ("ahead", "calm", "counts", "install", "loader", "mapping", "remains", "remembered")
+# What every start unmarshals: one piece, and the first. The others are for some, or for want of the native
+# module. The loader is run when the first module is found, where auditors may listen to any unmarshalling.
+EARLY = ("ahead", "calm", "counts", "install", "loader")
 
 # Run by the target interpreter: its own compiler and its own marshal. It says first who it is, because the
-# name a program gives for its interpreter may lead to another one.
+# name a program gives for its interpreter may lead to another one. Annotations are left out: a third of what
+# unmarshalling costs.
 COMPILE = """
-import _frozen_importlib_external as external, _imp, marshal, os, sys
+import _frozen_importlib_external as external, _imp, ast, marshal, os, sys
+class WithoutTypes(ast.NodeTransformer):
+    def visit_arg(self, node):
+        node.annotation = None
+        return node
+    def visit_FunctionDef(self, node):
+        node.returns = None
+        return self.generic_visit(node)
+    def visit_AnnAssign(self, node):
+        bare = ast.Assign([node.target], node.value) if node.value else ast.Pass()
+        return ast.copy_location(bare, node)
+    def visit_If(self, node):
+        is_for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return None if is_for_types else self.generic_visit(node)
 folder, key, *early = sys.argv[1:]
 status = os.stat(os.path.join(folder, "__init__.py"))
 names = [name[:-3] for name in os.listdir(folder) if name.endswith(".py") and name != "__init__.py"]
 codes = {}
 for name in sorted(names):
     with open(os.path.join(folder, name + ".py"), "rb") as file:
-        codes[name] = compile(file.read(), "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
+        tree = ast.fix_missing_locations(WithoutTypes().visit(ast.parse(file.read())))
+    codes[name] = compile(tree, "<frozen importlib._bootstrap_external>", "exec", 0, True, 2)
 parts = {"": {name: codes.pop(name) for name in early}, **codes}
 texts = []
 places = {}

@@ -206,11 +206,49 @@ def test_a_loss_is_shown_in_chart_and_document(tmp_path: Path) -> None:
     assert chart.main(["--results", str(tmp_path), "--docs", str(tmp_path)]) == 0
 
     document, image = (tmp_path / "benchmarks.md").read_text(), (tmp_path / "benchmarks.svg").read_text()
-    assert "| 3.12.1 | warm | velo | boto3 | 0.97x |" in document
+    assert "| Python 3.12.1 | warm | velo | boto3 | 0.97x |" in document
     assert "**no**" in document
     assert "Skipped: no disk." in document
     assert 'class="loss"' in image
     assert "&lt;sympy&gt;" in image
+
+
+def test_node_programs_are_judged_program_by_program(tmp_path: Path) -> None:
+    """The worst of many modules decides, a rival is one to be ahead of, and what is slower is a loss."""
+    took = {"lower_quartile": 0.1, "p10": 0.09, "p90": 0.12}
+
+    def ratios(**each: float) -> dict[str, Any]:
+        return {
+            "arms": {"plain": took},
+            "ratios": {name.replace("_", "-"): {"ratio": r, "low": r, "high": r} for name, r in each.items()},
+        }
+
+    programs = {
+        "eslint": ratios(velo=1.8, node_cache=1.2),
+        "babel": ratios(velo=1.45, node_cache=1.4),
+        "tsc": ratios(velo=0.95, node_cache=0.9),
+    }
+    found = {
+        "programs": programs,
+        "geometric_mean": {"node-cache": 1.1, "velo": 1.4},
+        "losses": {"velo": ["tsc"]},
+    }
+    told = record(1.1)
+    node = {name: told[name] for name in ("date", "command", "machine")}
+    node |= {"kind": "node", "cell": "warm", "statistic": "of 21", "nodes": {"22.1.0": found}}
+    (tmp_path / "startup.json").write_text(json.dumps(told))
+    (tmp_path / "node.json").write_text(json.dumps(node))
+
+    assert chart.main(["--results", str(tmp_path), "--docs", str(tmp_path)]) == 0
+
+    document = (tmp_path / "benchmarks.md").read_text()
+    assert (
+        "| Node 22.1.0, warm: each of many modules >= 1.5x | 1.45x (babel); mean 1.62x | **no** |" in document
+    )
+    assert "| Node 22.1.0, warm: each of many modules >= 1.3x of node-cache | 1.04x (babel);" in document
+    assert "| Node 22.1.0, warm: tsc >= 1.00x of node-cache | 1.06x (tsc) | yes |" in document
+    assert "| Node 22.1.0 | warm | velo | tsc | 0.95x |" in document
+    assert "| babel | 100.0 (90.0-120.0) | 1.40x (1.40-1.40) | 1.45x (1.45-1.45) |" in document
 
 
 def test_disk_is_counted_as_du_does(tmp_path: Path) -> None:

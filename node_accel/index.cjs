@@ -24,25 +24,43 @@
     ) {
       return;
     }
-    // `require` may be somebody else's by the time that the program ends.
+    // `require` may be somebody else's by the time that the program ends, and so may be what is in `fs`.
     var getBuiltin = process.getBuiltinModule;
     var nativeLoad = Module._load;
-    // And so may be what is in `fs`; all but its getters is taken as it is now.
     var fs = require('fs');
     var files = { constants: fs.constants };
-    Object.keys(fs).forEach(function (name) {
-      if (/Sync$/.test(name)) files[name] = fs[name];
+    [
+      'appendFileSync', 'closeSync', 'existsSync', 'fstatSync', 'lstatSync', 'mkdirSync', 'openSync', 'readFileSync', 'readSync',
+      'readdirSync', 'realpathSync', 'renameSync', 'rmSync', 'unlinkSync', 'writeSync',
+    ].forEach(function (name) {
+      files[name] = fs[name];
     });
     var builtin = function (name) {
       if (name === 'fs') return files;
       return getBuiltin ? getBuiltin.call(process, name) : nativeLoad.call(Module, 'node:' + name, null, false);
     };
+    // Our other files, by hand: nobody finds them in `require.cache`. While we start Node compiles them as it has compiled
+    // this one; later on its loader may be somebody else's.
     var folder = __dirname + '/lib/';
-    var room = {};
-    var text = files.readFileSync(folder + 'room.cjs', 'latin1');
-    new (require('vm').Script)('(function (exports) {' + text + '\n})', { filename: folder + 'room.cjs' })
-      .runInThisContext()(room);
-    room.loader(folder, builtin)('start').start(module);
+    var isStarting = true;
+    var rooms = {};
+    var load = function (name) {
+      if (rooms[name] === undefined) {
+        rooms[name] = {};
+        (load.core[name] || compiled(name))(rooms[name], load, builtin);
+      }
+      return rooms[name];
+    };
+    var compiled = function (name) {
+      var path = folder + name + '.cjs';
+      var text = '(function (exports, load, require) {' + files.readFileSync(path, 'latin1') + '\n})';
+      if (!isStarting) return new (builtin('vm').Script)(text, { filename: path }).runInThisContext();
+      module._compile('module.exports = ' + text, path);
+      return module.exports;
+    };
+    load.core = {};
+    load('start').start(module, folder);
+    isStarting = false;
   } catch (error) {
     // A plain start.
   }

@@ -8,7 +8,19 @@ const path = require('path');
 const v8 = require('v8');
 const vm = require('vm');
 const Module = require('module');
-const load = require('./lib/room.cjs').loader(path.join(__dirname, 'lib/'), require);
+
+const rooms = {};
+
+// As in a program, but that everybody may see them.
+function load(name) {
+  if (!(name in rooms)) {
+    rooms[name] = {};
+    const filename = path.join(__dirname, `lib/${name}.cjs`);
+    vm.compileFunction(fs.readFileSync(filename, 'latin1'), ['exports', 'load', 'require'], { filename })(rooms[name], load, require);
+  }
+  return rooms[name];
+}
+
 const { hexadecimal } = load('fold');
 const { SCRIPT, TEXT, UNCOMPILED, IMPORTS, encode, wrapped } = load('unit');
 const { reach } = load('imports');
@@ -159,6 +171,7 @@ function main() {
     arch: process.arch,
     execPath: process.execPath,
     placed: isPlaced,
+    crc: load('kept').crc32 !== null,
     frames: require('./lib/probe.cjs')(__filename, require),
   };
   forgetGlobalFolders();

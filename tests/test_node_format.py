@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 from struct import Struct
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from velo_import.errors import StoreCorrupt
 from velo_import.format.manifest import PackRecord
 from velo_import.format.node import (
     ABSENT,
+    CRC,
     EXPLICIT,
     FRAMES,
     SAME,
@@ -32,6 +34,7 @@ from velo_import.format.node import (
     decode_index,
     encode,
     fold,
+    has_checksum,
     index_name,
     is_index_name,
     pack_names,
@@ -53,6 +56,7 @@ def index(subject: str = "/p/app.js") -> Index:
         subject,
         "/usr/bin/node",
         Stamp(1, 2, 3, 4),
+        True,
         tuple(Frame(f"node:internal/{number}", number, 10 + number) for number in range(FRAMES)),
         (Tree("/", 0), Tree("/p/node_modules", 1, (2,))),
         (PACK,),
@@ -87,12 +91,12 @@ def test_the_header_is_where_the_format_says() -> None:
 
     assert data[:8] == b"VELONODE"
     assert (word(data, 8)[0], word(data, 12)[0], word(data, 16)[0], word(data, 20)[0]) == (
-        1,
+        2,
         0,
         len(data),
         10,
     )
-    assert Struct("<II").unpack_from(data, 24) == checksum(data[32:])
+    assert Struct("<II").unpack_from(data, 24) == checksum(data[32:], is_crc=True) == (crc32(data[32:]), CRC)
     assert all(Struct("<II").unpack_from(data, 32 + 8 * number)[0] % 8 == 0 for number in range(10))
     offsets = [offset for (offset,) in Struct("<I").iter_unpack(section(data, 8))]
     text = section(data, 9).decode("latin-1")
@@ -140,14 +144,16 @@ def test_fold_makes_the_names_of_the_runtime() -> None:
     assert len(build_tag("v20.20.2", "riscv64", "0badcafe", 5, 6)) <= 64
 
 
-@given(st.binary(min_size=8, max_size=400), st.integers(0), st.integers(1, 0xFFFFFFFF))
-def test_one_changed_word_is_always_seen(data: bytes, place: int, change: int) -> None:
+@given(st.binary(min_size=8, max_size=400), st.integers(0), st.integers(1, 0xFFFFFFFF), st.booleans())
+def test_one_changed_word_is_always_seen(data: bytes, place: int, change: int, is_crc: bool) -> None:
     data = data[: len(data) // 4 * 4]
     at = place % (len(data) // 4) * 4
     word = int.from_bytes(data[at : at + 4], "little") ^ change
     changed = data[:at] + word.to_bytes(4, "little") + data[at + 4 :]
 
-    assert checksum(data) != checksum(changed)
+    assert checksum(data, is_crc=is_crc) != checksum(changed, is_crc=is_crc)
+    assert has_checksum(data, *checksum(data, is_crc=is_crc))
+    assert not has_checksum(changed, *checksum(data, is_crc=is_crc))
 
 
 def test_what_an_index_needs_is_asked_as_of_a_manifest() -> None:
@@ -160,7 +166,7 @@ def test_what_an_index_needs_is_asked_as_of_a_manifest() -> None:
 
 def repaired(data: bytearray) -> bytes:
     """With a checksum that is right again: damage that somebody made on purpose."""
-    data[24:32] = Struct("<II").pack(*checksum(bytes(data[32:])))
+    data[24:32] = Struct("<II").pack(*checksum(bytes(data[32:]), is_crc=True))
     return bytes(data)
 
 

@@ -16,7 +16,7 @@ from tests.support import nodes
 from tests.support.running import VELO, Result, clean_environment, start
 from tests.support.tree import Tree
 from velo_import.errors import StoreLocked, VeloError
-from velo_import.format.node import CAPTURED, UNIT, Index, checksum, index_name
+from velo_import.format.node import CAPTURED, CRC, UNIT, Index, checksum, index_name
 from velo_import.host.locks import exclusive
 from velo_import.ingest.node import learning
 from velo_import.ingest.node.facts import why_not
@@ -112,7 +112,8 @@ def captured(unit: bytes) -> bytes:
     words = list(UNIT.unpack_from(unit))
     words[7] |= CAPTURED
     longer = bytearray(UNIT.pack(*words) + unit[UNIT.size :] + bytes(16))
-    longer[:8] = b"".join(half.to_bytes(4, "little") for half in checksum(bytes(longer[8:])))
+    halves = checksum(bytes(longer[8:]), is_crc=words[1] == CRC)
+    longer[:8] = b"".join(half.to_bytes(4, "little") for half in halves)
     return bytes(longer)
 
 
@@ -343,14 +344,17 @@ def test_an_index_protects_what_it_needs(learn: Learn, store: Store) -> None:
 
 
 def test_notes_that_nobody_learned_from_go_after_a_day(store: Store) -> None:
-    """Of a store whose learner cannot be started."""
+    """Of a store whose learner cannot be started; and our own code, which programs keep again."""
     store.node_notes.mkdir(mode=0o700)
     for name, age in (("old", 25 * 3600), ("young", 3600)):
-        path = store.node_notes / f"start-0123456789abcdef.1.{name}.notes"
-        path.touch()
-        os.utime(path, (time.time() - age, time.time() - age))
+        for path in (
+            store.node_notes / f"start-0123456789abcdef.1.{name}.notes",
+            store.run / f"rooms-v20.20.2-{name}.node",
+        ):
+            path.touch()
+            os.utime(path, (time.time() - age, time.time() - age))
 
-    assert store.remove_leftovers() == 1
+    assert store.remove_leftovers() == 2
     assert [path.name for path in store.node_notes.iterdir()] == ["start-0123456789abcdef.1.young.notes"]
 
 

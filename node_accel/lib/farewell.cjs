@@ -20,8 +20,24 @@ const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = fs.constants;
 exports.farewell = function (session) {
   const target = process.env.VELO_STATS;
   if (target !== undefined && target !== '' && target !== '0') appendLine(target, JSON.stringify(statistics(session)));
-  if (session.mayWrite) learn(session);
+  if (!session.mayWrite) return;
+  try {
+    learn(session);
+  } finally {
+    if (session.kept !== null && session.kept.isWanted && session.counts.served > 0) keep(session.kept);
+  }
 };
+
+// Our own scripts, so that the next programs of this Node need not compile them (FORMAT.md, section 14.7).
+function keep(kept) {
+  const temporary = `${kept.path}.${unique()}.tmp`;
+  write(temporary, kept.encoded());
+  fs.renameSync(temporary, kept.path);
+}
+
+function unique() {
+  return `${process.pid}.${Math.floor(Math.random() * 2 ** 40).toString(36)}`;
+}
 
 function statistics(session) {
   const { counts } = session;
@@ -83,10 +99,15 @@ function learn(session) {
     if (error.code !== 'EEXIST') throw error;
   }
   if (fs.readdirSync(folder).length >= MOST_NOTES) return;
-  const stem = `${folder}/${name}.${process.pid}.${Math.floor(Math.random() * 2 ** 40).toString(36)}`;
+  const stem = `${folder}/${name}.${unique()}`;
   const notes = notesOf(session, files, mark).concat(capture(session, `${stem}.units`));
-  write(`${folder}/.tmp-${process.pid}-notes`, Buffer.from(notes.map((note) => note + '\0').join('')));
-  fs.renameSync(`${folder}/.tmp-${process.pid}-notes`, `${stem}.notes`);
+  try {
+    write(`${stem}.tmp`, Buffer.from(notes.map((note) => note + '\0').join('')));
+    fs.renameSync(`${stem}.tmp`, `${stem}.notes`);
+  } catch (error) {
+    fs.rmSync(`${stem}.units`, { force: true });
+    throw error;
+  }
   if (mayStart(`${folder}/${name}.started`)) spawn(session, [...learner, '--node', name]);
 }
 
@@ -125,7 +146,6 @@ function capture(session, path) {
   try {
     write(path, Buffer.concat(units));
   } catch (error) {
-    fs.unlinkSync(path);
     return [];
   }
   return notes;
@@ -135,6 +155,9 @@ function write(path, bytes) {
   const descriptor = fs.openSync(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
   try {
     for (let at = 0; at < bytes.length; ) at += fs.writeSync(descriptor, bytes, at);
+  } catch (error) {
+    fs.unlinkSync(path);
+    throw error;
   } finally {
     fs.closeSync(descriptor);
   }

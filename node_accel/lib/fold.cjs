@@ -1,25 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The checksum of what Node programs read, and fold, which makes names of texts (FORMAT.md, section 14).
+// Fold, which makes names of texts (FORMAT.md, section 14).
 'use strict';
 
 const SEED_A = 0x56454c4f;
 const SEED_B = 0x4e4f4445;
 const MULTIPLIER_A = 0x9e3779b1;
 const MULTIPLIER_B = 0x85ebca6b;
-
-// Of words `from` to `to` (an even number of them) of an Int32Array; unsigned words would be numbers on the heap. Two
-// additions and no call, because it runs long before V8 compiles it.
-function sumWords(words, from, to) {
-  let a = SEED_A;
-  let b = SEED_B;
-  for (let at = from; at < to; at += 2) {
-    a = (a + words[at]) | 0;
-    b = (b + a) | 0;
-    a = (a + words[at + 1]) | 0;
-    b = (b + a) | 0;
-  }
-  return [a, b];
-}
 
 // Of any text, in UTF-8: 16 hexadecimal digits.
 function foldText(text) {
@@ -41,6 +27,5 @@ function hexadecimal(word) {
   return (word + 0x100000000).toString(16).slice(1);
 }
 
-exports.sumWords = sumWords;
 exports.foldText = foldText;
 exports.hexadecimal = hexadecimal;

@@ -4,19 +4,14 @@
 // Where they stand differs from version to version; the worker has asked (FORMAT.md, section 14.3, frames).
 'use strict';
 
-const { Script } = require('vm');
-
 // Text that ends where a call has to stand: on a line after everything so far, at that column.
 function at(line, column, now, before) {
   return before + '\n'.repeat(line - now) + ' '.repeat(column - 1);
 }
 
-function compiled(filename, line, text) {
-  return new Script(text, { filename, lineOffset: line - 1 }).runInThisContext();
-}
-
 // {compile, loadScript, makeRequire}; null where the frames are not ones that can be imitated.
-exports.functions = function (frames, hooks) {
+exports.functions = function (frames, hooks, kept) {
+  const compiled = (filename, line, text) => kept.script(filename, line - 1, text);
   const [run, js, require, resolve, inner, outer] = frames;
   const isPossible =
     run[0] === js[0] &&

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads units out of packs. Node maps no files: a pack is read in windows, which grow while modules are asked for in the
-// order in which they lie there, and shrink to the unit itself otherwise.
+// Reads units out of packs. Node maps no files: a pack is read in windows while modules are asked for in the order in which
+// they lie there, and unit by unit otherwise. The surprise: all windows of a pack are the same memory, because memory that is
+// new to the process costs more than what is read into it. So a unit is worth something only until the next one is asked for.
 'use strict';
 
 const fs = require('fs');
@@ -9,7 +10,7 @@ const { decode } = load('unit');
 const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 const BIG = { bigint: true };
 const SMALLEST = 128 << 10;
-const LARGEST = 2 << 20;
+const LARGEST = 512 << 10;
 const NEAR = 64 << 10;
 
 exports.Packs = class Packs {
@@ -23,11 +24,12 @@ exports.Packs = class Packs {
   unit(number, offset, length) {
     let window = this.windows.get(number);
     if (window === undefined) {
-      window = { begin: 0, end: 0, ahead: SMALLEST / 4, bytes: null };
+      window = { begin: offset, end: offset, ahead: SMALLEST, memory: null };
       this.windows.set(number, window);
     }
-    if (offset < window.begin || offset + length > window.end) this.read(number, window, offset, length);
-    return window.bytes === null ? null : decode(window.bytes, offset - window.begin, length);
+    const isInside = offset >= window.begin && offset + length <= window.end;
+    if (!isInside && !this.read(number, window, offset, length)) return null;
+    return decode(window.memory, offset - window.begin, length);
   }
 
   forget() {
@@ -38,28 +40,27 @@ exports.Packs = class Packs {
   read(number, window, offset, length) {
     const { index, session } = this;
     const isNext = offset >= window.begin && offset <= window.end + NEAR;
-    window.ahead = isNext ? Math.min(window.ahead * 4, LARGEST) : SMALLEST / 4;
-    window.bytes = null;
+    const ahead = isNext ? window.ahead : 0;
+    window.ahead = isNext ? LARGEST : SMALLEST;
     window.begin = window.end = 0;
     const name = index.string(index.packs[number * 2]);
-    if (!/^[0-9a-f]+\/[0-9a-f]+\.pack$/.test(name)) return;
+    if (!/^[0-9a-f]+\/[0-9a-f]+\.pack$/.test(name)) return false;
     const descriptor = fs.openSync(`${session.home}/packs/v1/${name}`, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
     try {
       const status = fs.fstatSync(descriptor, BIG);
       const isSound = status.isFile() && session.isOurs(status) && index.isStamped(index.packs[number * 2 + 1], status);
       const left = Number(status.size) - offset;
-      if (!isSound || length > left) return;
-      const size = Math.min(isNext ? Math.max(length, window.ahead) : length, left);
-      const bytes = Buffer.allocUnsafeSlow(size);
-      let read = 0;
-      while (read < size) {
-        const more = fs.readSync(descriptor, bytes, read, size - read, offset + read);
-        if (more === 0) return;
+      if (!isSound || length > left) return false;
+      const size = Math.min(Math.max(length, ahead), left);
+      if (window.memory === null || window.memory.length < size) window.memory = Buffer.allocUnsafeSlow(size);
+      for (let read = 0; read < size; ) {
+        const more = fs.readSync(descriptor, window.memory, read, size - read, offset + read);
+        if (more === 0) return false;
         read += more;
       }
-      window.bytes = bytes;
       window.begin = offset;
       window.end = offset + size;
+      return true;
     } finally {
       fs.closeSync(descriptor);
     }

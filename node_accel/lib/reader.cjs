@@ -4,7 +4,7 @@
 'use strict';
 
 const fs = require('fs');
-const { sumWords } = load('fold');
+const { hasChecksum } = load('sums');
 
 const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 const BIG = { bigint: true, throwIfNoEntry: false };
@@ -31,11 +31,9 @@ exports.open = function (path, session) {
     fs.closeSync(descriptor);
   }
   const words = new Uint32Array(bytes.buffer, 0, bytes.length / 4);
-  if (bytes.latin1Slice(0, 8) !== 'VELONODE' || words[2] !== 1 || words[3] > 1) return null;
+  if (bytes.latin1Slice(0, 8) !== 'VELONODE' || words[2] !== 2 || words[3] > 1) return null;
   if (words[4] !== bytes.length || words[5] !== WORDS_OF.length) return null;
-  const signed = new Int32Array(bytes.buffer, 0, words.length);
-  const [a, b] = sumWords(signed, 8, words.length);
-  if (a !== signed[6] || b !== signed[7]) return null;
+  if (!hasChecksum(bytes, 32, bytes.length, words[6] | 0, words[7] | 0)) return null;
   const sections = [];
   for (let at = 0; at < WORDS_OF.length; at++) {
     const offset = words[8 + 2 * at];
@@ -46,7 +44,7 @@ exports.open = function (path, session) {
   const index = new Index(bytes, words, sections);
   const isItsOwn = index.string(words[28]) === session.identity && index.string(words[29]) === session.subject;
   if (!isItsOwn || index.string(words[30]) !== process.execPath) return null;
-  return index.isStamped(words[31], fs.statSync(process.execPath, BIG)) ? index : null;
+  return index.isStamped(words[31], fs.lstatSync(process.execPath, BIG)) ? index : null;
 };
 
 class Index {

@@ -379,7 +379,7 @@ exports.serve = function (session) {
     module.exports = entry.value;
   }
 
-  const mimicked = sources.first === null ? null : functions(sources.first.index.frames(), hooks);
+  const mimicked = sources.first === null ? null : functions(sources.first.index.frames(), hooks, session.kept);
   if (mimicked === null) return;
   const { loadScript, makeRequire } = mimicked;
   watchHooks(Module, retire);

@@ -9,14 +9,21 @@ const { optionsOf, identityOf, subjectOf, indexName } = load('names');
 // Options that change neither how modules are found and read nor what is seen of it. All others: not our business.
 const HARMLESS = new RegExp(
   '^--(?:max-old-space-size|max-semi-space-size|min-semi-space-size|max-heap-size|stack-size|stack-trace-limit|expose-gc|' +
-    'no-warnings|no-deprecation|pending-deprecation|trace-deprecation|trace-warnings|trace-uncaught|throw-deprecation|' +
+    'no-warnings|no-deprecation|trace-deprecation|trace-warnings|trace-uncaught|throw-deprecation|' +
     'disable-warning|unhandled-rejections|max-http-header-size|dns-result-order|network-family-autoselection|' +
     'no-network-family-autoselection|tls-[a-z0-9.-]+|use-openssl-ca|use-bundled-ca|use-system-ca|' +
     'openssl-(?:legacy-provider|config|shared-config)|title|icu-data-dir|no-experimental-fetch|' +
     'no-experimental-global-[a-z]+|no-node-snapshot|huge-max-old-generation-size)(?:=|$)'
 );
 // Of Node, which change the loader or measure what runs.
-const VARIABLES = ['NODE_PATH', 'NODE_V8_COVERAGE', 'NODE_PRESERVE_SYMLINKS', 'NODE_PRESERVE_SYMLINKS_MAIN', 'NODE_DEBUG'];
+const VARIABLES = [
+  'NODE_PATH',
+  'NODE_V8_COVERAGE',
+  'NODE_PRESERVE_SYMLINKS',
+  'NODE_PRESERVE_SYMLINKS_MAIN',
+  'NODE_DEBUG',
+  'NODE_PENDING_DEPRECATION',
+];
 
 function isSet(value) {
   return value !== undefined && value !== '' && value !== '0';
@@ -33,13 +40,6 @@ function reasonAgainst(process, options) {
   return '';
 }
 
-function storeFolder(env) {
-  const home = env.VELO_HOME || (env.XDG_CACHE_HOME || (env.HOME && `${env.HOME}/.cache`) || '') + '/velo';
-  if (home.charCodeAt(0) !== 47 || home === '/velo') return '';
-  const status = lstatSync(home, { throwIfNoEntry: false });
-  return status && isOurs(status) ? home : '';
-}
-
 // Whether anything was ingested.
 function hasTrees(indexes) {
   return lstatSync(indexes, { throwIfNoEntry: false }) && readdirSync(indexes).some((name) => name.startsWith('tree-'));
@@ -50,16 +50,25 @@ function isOurs(status) {
   return (Number(status.uid) === 0 || Number(status.uid) === process.geteuid()) && (Number(status.mode) & 0o022) === 0;
 }
 
-exports.start = function (own) {
+// The user's store, or ''.
+function findStore(env) {
+  const home = env.VELO_HOME || (env.XDG_CACHE_HOME || (env.HOME && `${env.HOME}/.cache`) || '') + '/velo';
+  if (home.charCodeAt(0) !== 47 || home === '/velo') return '';
+  const status = lstatSync(home, { throwIfNoEntry: false });
+  return status && isOurs(status) ? home : '';
+}
+
+exports.start = function (own, folder) {
   const { env } = process;
+  const home = findStore(env);
+  if (!home) return;
   const Module = own.constructor;
   const options = optionsOf(process);
   const reason = reasonAgainst(process, options);
-  const home = storeFolder(env);
   const hasStatistics = isSet(env.VELO_STATS);
   // What -e, a pipe or a prompt brings has no file, and its `require` is Node's own.
   const isScript = process._eval == null && typeof process.argv[1] === 'string' && process.argv[1].charCodeAt(0) === 47;
-  if (!home || ((reason || !isScript) && !hasStatistics)) return;
+  if ((reason || !isScript) && !hasStatistics) return;
   const identity = identityOf(process, options, Module._extensions);
   const subject = subjectOf(isScript ? process.argv[1] : '/-');
   const session = {
@@ -71,7 +80,9 @@ exports.start = function (own) {
     subject,
     main: isScript ? process.argv[1] : '', // `npx` writes another one there
     name: indexName('start', identity, subject),
+    folder,
     isOurs,
+    kept: null,
     mayWrite: !isSet(env.VELO_READONLY),
     index: null,
     counts: { served: 0, resolved: 0, deferred: 0, stale: 0, native: 0, errors: 0, reasons: {} },
@@ -85,10 +96,16 @@ exports.start = function (own) {
   } else {
     const indexes = `${home}/indexes/v1`;
     const path = `${indexes}/${session.name}.index`;
-    if (lstatSync(path, { throwIfNoEntry: false })) session.index = load('reader').open(path, session);
-    if (session.index !== null || hasTrees(indexes)) load('serve').serve(session);
+    const isKnown = lstatSync(path, { throwIfNoEntry: false });
+    if (isKnown || hasTrees(indexes)) {
+      session.kept = new (load('kept').Kept)(session);
+      load.core = session.kept.rooms;
+      if (isKnown) session.index = load('reader').open(path, session);
+      load('serve').serve(session);
+    }
   }
-  if (hasStatistics || (session.index === null && session.mayWrite)) exports.watchExit(session);
+  const isWanting = session.index === null || (session.kept !== null && session.kept.isWanted);
+  if (hasStatistics || (isWanting && session.mayWrite)) exports.watchExit(session);
 };
 
 // Once: `exit` listeners can be counted by programs, so there is one only if there is something to say.

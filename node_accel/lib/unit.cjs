@@ -4,7 +4,7 @@
 // error are those of the source.
 'use strict';
 
-const { sumWords } = load('fold');
+const { checksum, hasChecksum } = load('sums');
 
 const SCRIPT = 1;
 const TEXT = 2;
@@ -36,22 +36,19 @@ function encode(kind, text, bytecode, flags) {
   words[7] = flags;
   bytes.write(text, HEADER, wide ? 'utf16le' : 'latin1');
   if (place) bytecode.copy(bytes, place);
-  const [a, b] = sumWords(words, 2, words.length);
-  words[0] = a;
-  words[1] = b;
+  [words[0], words[1]] = checksum(bytes, 8, bytes.length);
   return bytes;
 }
 
 // {kind, text, bytecode, flags} of a unit that lies in `bytes`, a multiple of 16 into their memory; null if it is damaged.
 function decode(bytes, offset, length) {
   if (length < HEADER || length % 8 || offset + length > bytes.length) return null;
-  const words = new Int32Array(bytes.buffer, bytes.byteOffset + offset, length / 4);
+  const words = new Int32Array(bytes.buffer, bytes.byteOffset + offset, HEADER / 4);
   const textLength = words[4];
   const place = words[5];
   const size = words[6];
   if (textLength < 0 || size < 0 || HEADER + textLength > length || (place && (place < HEADER + textLength || place + size > length))) return null;
-  const [a, b] = sumWords(words, 2, words.length);
-  if (a !== words[0] || b !== words[1]) return null;
+  if (!hasChecksum(bytes, offset + 8, offset + length, words[0], words[1])) return null;
   const begin = offset + HEADER;
   return {
     kind: words[2],

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -434,6 +435,41 @@ def test_damage_is_a_plain_run(velo: NodeVelo, project: Tree) -> None:
         assert result.answer == plain.answer
         assert path.suffix == ".pack" or not result.served
         path.chmod(0o600)
+
+
+@EVERYWHERE
+def test_our_own_code_in_the_store(velo: NodeVelo, project: Tree, node: Path) -> None:
+    """What is kept of Velo's own code is not used if it is damaged, old, or another's; and is kept again."""
+    project.write(PACKAGES | {"main.js": "console.log(require('dep').name, require('inner/y'))\n"})
+    plain, *_, last = velo.same("main.js", served=4)
+    files = list((velo.home / "run").glob("rooms-*"))
+    if said_version(node).startswith("18."):
+        assert not files, "it has no CRC-32"
+        return
+    [kept] = files
+    assert kept.stat().st_mode & 0o777 == 0o600
+    whole = kept.read_bytes()
+
+    def still_served() -> None:
+        result = velo.run("main.js", env={"VELO_READONLY": "1"})
+        assert (result.answer, result.served, result.errors) == (plain.answer, last.served, 0)
+
+    for place in range(0, len(whole), len(whole) // 20):
+        kept.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+        still_served()
+    for length in (0, 7, 31, len(whole) - 8):
+        kept.write_bytes(whole[:length])
+        still_served()
+    about = whole.index(b"\\n") + 2
+    other = bytearray(whole)
+    other[about] ^= 1  # Another size of the executable.
+    other[12:16] = crc32(bytes(other[16:])).to_bytes(4, "little")
+    kept.write_bytes(other)
+    still_served()
+    velo.run("main.js")
+    assert kept.read_bytes()[: len(other)] != other, "it was not kept again"
+    kept.chmod(0o666)
+    still_served()
 
 
 @EVERYWHERE

@@ -14,11 +14,12 @@ from itertools import accumulate, pairwise
 from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
+from zlib import crc32
 
 from ..errors import StoreCorrupt
 from .manifest import PackRecord
 
-MAGIC, VERSION = b"VELONODE", 1
+MAGIC, VERSION = b"VELONODE", 2
 WIDE = 1  # A mandatory feature: text is UTF-16LE.
 MOST_BYTES = 256 << 20
 SECTIONS = (
@@ -47,7 +48,7 @@ STAMP = Struct("<qqqq")  # mtime, ctime, inode, size
 _TREE, _PACK, _FACT, _FOLDER, _RESOLUTION, _FILE = (Struct(f"<{count}I") for count in (4, 2, 4, 5, 4, 8))
 _PAIR = Struct("<II")
 _WORD = Struct("<I")
-_BEGIN = 0x56454C4F, 0x4E4F4445
+CRC = 0x43524333  # In place of the second sum: the first word is a CRC-32.
 
 # Kinds of facts, of units, and flags of units.
 ABSENT, SAME, UNCHANGED = range(3)
@@ -129,6 +130,7 @@ class Index(NamedTuple):
     subject: str
     executable: str
     executable_stamp: Stamp
+    is_crc: bool  # The kind of its checksum.
     frames: tuple[Frame, ...]
     trees: tuple[Tree, ...] = ()
     packs: tuple[PackRecord, ...] = ()
@@ -154,12 +156,19 @@ def fold(data: bytes) -> tuple[int, int]:
     return a, b
 
 
-def checksum(data: bytes) -> tuple[int, int]:
-    """The checksum of indexes and units (section 14); both halves."""
+def checksum(data: bytes, *, is_crc: bool) -> tuple[int, int]:
+    """The checksum of indexes and units (section 14): of the kind that their Node computes."""
+    if is_crc:
+        return crc32(data), CRC
     words = [word for pair in _PAIR.iter_unpack(data + bytes(-len(data) % 8)) for word in pair]
     first = sum(words, 0x56454C4F)
     second = sum(accumulate(words, initial=0x56454C4F), 0x4E4F4445 - 0x56454C4F)
     return first & 0xFFFFFFFF, second & 0xFFFFFFFF
+
+
+def has_checksum(data: bytes, first: int, second: int) -> bool:
+    """Whether data has that checksum, of whichever kind."""
+    return (first, second) == checksum(data, is_crc=second == CRC)
 
 
 def fold_name(text: str) -> str:
@@ -262,10 +271,12 @@ def encode(index: Index) -> bytes:
     ends = accumulate((len(each) // width for each in encoded), initial=0)
     rows["offsets"] = [b"".join(end.to_bytes(4, "little") for end in ends)]
     rows["text"] = encoded
-    return _assembled([b"".join(rows[name]) for name in SECTIONS], about, WIDE if is_wide else 0)
+    return _assembled(
+        [b"".join(rows[name]) for name in SECTIONS], about, WIDE if is_wide else 0, index.is_crc
+    )
 
 
-def _assembled(sections: Sequence[bytes], about: bytes, features: int) -> bytes:
+def _assembled(sections: Sequence[bytes], about: bytes, features: int, is_crc: bool) -> bytes:
     table: list[bytes] = []
     body: list[bytes] = []
     at = HEADER_SIZE
@@ -277,7 +288,7 @@ def _assembled(sections: Sequence[bytes], about: bytes, features: int) -> bytes:
     if at > MOST_BYTES:
         raise ValueError(f"an index of {at} bytes is too large")
     rest = b"".join((*table, about, *body))
-    return HEADER.pack(MAGIC, VERSION, features, at, len(SECTIONS), *checksum(rest)) + rest
+    return HEADER.pack(MAGIC, VERSION, features, at, len(SECTIONS), *checksum(rest, is_crc=is_crc)) + rest
 
 
 class _Lists(_Table):
@@ -345,8 +356,9 @@ class _Decoding:
             raise ValueError("not an index of this version")
         if size != len(data) or size % 8 or size > MOST_BYTES:
             raise ValueError(f"says {size} bytes, has {len(data)}")
-        if tuple(check) != checksum(data[HEADER.size :]):
+        if not has_checksum(data[HEADER.size :], *check):
             raise ValueError("checksum differs")
+        self.is_crc = check[1] == CRC
         self.sections = {}
         for number, name in enumerate(SECTIONS):
             at, length = SECTION.unpack_from(data, HEADER.size + number * SECTION.size)
@@ -376,6 +388,7 @@ class _Decoding:
             text(subject),
             text(executable),
             self.stamps[stamp],
+            self.is_crc,
             tuple(Frame(text(calls[at]), *calls[at + 1 : at + 3]) for at in range(0, 3 * FRAMES, 3)),
             trees,
             tuple(packs),

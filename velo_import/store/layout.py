@@ -162,8 +162,8 @@ class Store:
         return {part: _disk_use(self.home / part, seen) for part in PARTS}
 
     def leftovers(self, *, older_than: float = _LEFTOVER_AGE) -> list[Path]:
-        """Temporary files whose writers must be dead by now, executable twins that nothing links to, and
-        notes of Node programs that nobody has learned from.
+        """Temporary files whose writers must be dead by now, executable twins that nothing links to, notes of
+        Node programs that nobody has learned from, and our own code for Nodes, which programs keep again.
         """
         found = []
         limit = time.time() - older_than
@@ -172,7 +172,8 @@ class Store:
                 status = path.lstat()
                 if status.st_nlink == 1 and status.st_ctime < limit:
                     found.append(path)
-        for pattern in (*(f"{folder}/{TEMPORARY_PREFIX}*" for folder in _WRITTEN_FOLDERS), "run/node/*"):
+        temporary = (f"{folder}/{TEMPORARY_PREFIX}*" for folder in _WRITTEN_FOLDERS)
+        for pattern in (*temporary, "run/node/*", "run/rooms-*"):
             for path in self.home.glob(pattern):
                 with suppress(OSError):
                     if path.lstat().st_mtime < limit:

@@ -85,6 +85,7 @@ class Answers(NamedTuple):
     tag: str
     identity: str
     executable: str
+    is_crc: bool  # The kind of checksum that it computes.
     frames: tuple[Frame, ...]
     files: dict[str, Learned]
     left: dict[str, str]
@@ -237,6 +238,7 @@ def _answers(said: list[dict[str, Any]], units: bytes) -> Answers:
         build_tag(version, architecture, first["tag"], status.st_size, status.st_mtime_ns),
         first["identity"],
         first["execPath"],
+        bool(first["crc"]),
         tuple(Frame(*frame) for frame in first["frames"]),
         files,
         left,
@@ -410,6 +412,7 @@ class _Learning:
             self.notes.subject,
             self.about.executable,
             stamp_of(status),
+            self.about.is_crc,
             self.about.frames,
             trees.rows(rooted),
             tuple(packs),

@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from velo_import.errors import StoreCorrupt
 from velo_import.format.manifest import PackRecord
-from velo_import.format.node import CAPTURED, SCRIPT, TEXT, UNIT, UNIT_STEP, checksum
+from velo_import.format.node import CAPTURED, CRC, SCRIPT, TEXT, UNIT, UNIT_STEP, has_checksum
 from velo_import.format.pack import COPIES, Entry
 from velo_import.host.files import Stamp, open_quietly
 from velo_import.store.catalog import Catalog
@@ -68,7 +68,7 @@ def is_of(unit: bytes, source: bytes, *, is_foreign: bool) -> bool:
         return False
     if unit[UNIT.size : UNIT.size + length] != expected:
         return False
-    return not is_foreign or checksum(unit[8:]) == (first, second)
+    return not is_foreign or has_checksum(unit[8:], first, second)
 
 
 def is_captured(unit: bytes) -> bool:
@@ -126,8 +126,10 @@ def _is_better(unit: bytes, known: Place, digest: bytes, store: Store) -> bool:
     except OSError:
         return True
     # It is what was stored; the second check says whether that is what a program takes for a unit.
-    if blake3(there).digest() != digest or checksum(there[8:]) != UNIT.unpack_from(there)[:2]:
+    if blake3(there).digest() != digest or not has_checksum(there[8:], *UNIT.unpack_from(there)[:2]):
         return True
+    if (UNIT.unpack_from(unit)[1] == CRC) != (UNIT.unpack_from(there)[1] == CRC):
+        return True  # An older Velo's, of the kind that this Node was not known to do without.
     if is_captured(unit) != is_captured(there):
         return is_captured(unit)
     return is_captured(unit) and len(unit) > len(there)

@@ -19,7 +19,6 @@
       versions.bun !== undefined ||
       versions.deno !== undefined ||
       process.platform !== 'linux' ||
-      process.abort.name === 'unavailableInWorker' || // a worker's main file is not known yet
       (disable !== undefined && disable !== '' && disable !== '0')
     ) {
       return;
@@ -59,7 +58,7 @@
       return module.exports;
     };
     load.core = {};
-    load('start').start(module, folder);
+    load('start').start(module, folder, process.abort.name === 'unavailableInWorker');
     isStarting = false;
   } catch (error) {
     // A plain start.

@@ -17,7 +17,11 @@ const STARTED_FOR = 60; // seconds
 const LONGEST_PAUSE = 12; // powers of two, as in the Python hook
 const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = fs.constants;
 
+// Node cannot make an error where a program has put one of its properties on all objects: it aborts.
+const OF_ERRORS = ['path', 'dest', 'code', 'errno', 'syscall', 'message', 'stack'];
+
 exports.farewell = function (session) {
+  if (OF_ERRORS.some((name) => name in Object.prototype)) return;
   const target = process.env.VELO_STATS;
   if (target !== undefined && target !== '' && target !== '0') appendLine(target, JSON.stringify(statistics(session)));
   if (!session.mayWrite) return;

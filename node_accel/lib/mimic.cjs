@@ -32,8 +32,7 @@ exports.functions = function (frames, hooks, kept) {
     'let result; try { result =');
   text += 'apply(entry.wrapper, exports, [exports, require, this, filename, entry.folder]); } finally { hooks.exit(this, entry); }';
   text += 'return result; };';
-  // From 22 on V8 knows Node's own functions by another name.
-  const head = parseInt(process.versions.node, 10) < 22 ? 'Module._extensions[".js"] = function' : 'Module._extensions = { "Object..js": function';
+  const head = hooks.isOfObject ? 'Module._extensions = { "Object..js": function' : 'Module._extensions[".js"] = function';
   text += at(js[1], js[2], run[1], head + ' (module, filename) {' +
     'const entry = hooks.take(module, filename); const run = entry === null ? hooks.nativeScript : Module.prototype._compile;');
   text += 'apply(run, entry === null ? hooks.nativeExtensions : module, entry === null ? [module, filename] : [entry, filename]); }' + (head.includes('{') ? '}' : '') + '; })';

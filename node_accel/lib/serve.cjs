@@ -341,6 +341,7 @@ exports.serve = function (session) {
     prepare,
     leave,
     isRetired: () => retired,
+    isOfObject: session.isOfObject,
 
     // What Node is to run, if it is what we prepared.
     take(module, filename) {

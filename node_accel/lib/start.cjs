@@ -58,7 +58,39 @@ function findStore(env) {
   return status && isOurs(status) ? home : '';
 }
 
-exports.start = function (own, folder) {
+// A worker learns what its program is after its preloads, and then looks for `runMain`; one that is given text does not.
+exports.start = function (own, folder, isWorker) {
+  if (!isWorker) {
+    // From 22 on V8 knows the loader's own functions by another name.
+    begin(own, folder, parseInt(process.versions.node, 10) >= 22);
+    return;
+  }
+  // Its options are its parent's, where they do not say otherwise; NODE_OPTIONS may have changed meanwhile.
+  if (!(process.env.NODE_OPTIONS || '').includes(own.filename)) return;
+  const isOfObject = new Error().stack.includes(' Object..js '); // 20 is of two minds: its workers come from no snapshot.
+  const Module = own.constructor;
+  const description = Object.getOwnPropertyDescriptor(Module, 'runMain');
+  function restore(value) {
+    Object.defineProperty(Module, 'runMain', { __proto__: null, ...description, value });
+  }
+  Object.defineProperty(Module, 'runMain', {
+    __proto__: null,
+    configurable: true,
+    enumerable: description.enumerable,
+    get() {
+      restore(description.value);
+      try {
+        begin(own, folder, isOfObject);
+      } catch (error) {
+        // A plain worker.
+      }
+      return Module.runMain;
+    },
+    set: restore,
+  });
+};
+
+function begin(own, folder, isOfObject) {
   const { env } = process;
   const home = findStore(env);
   if (!home) return;
@@ -88,6 +120,7 @@ exports.start = function (own, folder) {
     counts: { served: 0, resolved: 0, deferred: 0, stale: 0, native: 0, errors: 0, reasons: {} },
     captured: [],
     watchExit: exports.watchExit,
+    isOfObject,
     missed: new Map(),
   };
   if (reason || !isScript) {
@@ -106,7 +139,7 @@ exports.start = function (own, folder) {
   }
   const isWanting = session.index === null || (session.kept !== null && session.kept.isWanted);
   if (hasStatistics || (isWanting && session.mayWrite)) exports.watchExit(session);
-};
+}
 
 // Once: `exit` listeners can be counted by programs, so there is one only if there is something to say.
 exports.watchExit = function (session) {

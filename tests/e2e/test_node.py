@@ -510,6 +510,56 @@ def test_children_and_workers(velo: NodeVelo, project: Tree) -> None:
 
 
 @EVERYWHERE
+def test_worker_threads(velo: NodeVelo, project: Tree) -> None:
+    """A worker's program is served as one that has a process of its own: its stacks, errors, exit codes, its
+    data and its children are what they are without Velo.
+    """
+    project.write(PACKAGES | {
+        "main.js": """
+            const { Worker, SHARE_ENV } = require('worker_threads');
+            const file = __dirname + '/worker.js';
+            const each = [
+              [file, { workerData: 'data', argv: ['--word', 'x'] }],
+              [file, { workerData: 'throw' }], [file, { workerData: 'exit' }],
+              [file, { workerData: 'nested' }], [file, { workerData: 'late', env: SHARE_ENV }],
+              [file, { workerData: 'env', env: {} }],
+              [file, { workerData: 'options', execArgv: ['--stack-trace-limit=3'] }],
+              [file, { workerData: 'links', execArgv: ['--preserve-symlinks'] }],
+              ['require("./worker")', { eval: true, workerData: 'eval' }],
+              [__dirname + '/module.mjs', {}], [__dirname + '/absent.js', {}], [__dirname + '/data.json', {}],
+            ];
+            (function next() {
+              const [what, options] = each.shift() || [];
+              if (what === undefined) return console.log(process.listenerCount('exit'));
+              new Worker(what, options)
+                .on('message', (message) => console.log('message', message))
+                .on('error', (error) => console.log('error', error.code, error.stack))
+                .on('exit', (code) => { console.log('exit', code); next(); });
+            })();
+            """,
+        "worker.js": """
+            const { parentPort, workerData, Worker, threadId } = require('worker_threads');
+            const { name } = require('dep');
+            parentPort.postMessage([workerData, name, process.argv.slice(2), process.execArgv]);
+            parentPort.postMessage([Object.keys(require.cache).length, require.main === module, module.id]);
+            parentPort.postMessage([process.argv[1] === __filename, new Error('here').stack]);
+            parentPort.postMessage(require('./lib')());
+            if (workerData === 'throw') setTimeout(() => require('./throws'), 50); // Errors overtake messages.
+            if (workerData === 'exit') process.exit(7);
+            if (workerData === 'late') setTimeout(() => parentPort.postMessage(require('inner/y')), 5);
+            if (workerData === 'nested')
+              new Worker(__filename, { workerData: 'inner' }).on('message', (m) => parentPort.postMessage(m));
+            """,
+        "lib.js": "module.exports = () => new Error('in lib').stack\n",
+        "throws.js": "\n  throw new TypeError('thrown');\n",
+        "module.mjs": "import lib from './lib.js'; import 'worker_threads'; console.log(typeof lib)\n",
+        "data.json": "{}",
+    })  # fmt: skip
+
+    velo.same("main.js", served=20)
+
+
+@EVERYWHERE
 def test_options_and_switches(velo: NodeVelo, project: Tree) -> None:
     """Where something measures or changes loading, Velo stands aside; where not, it serves."""
     project.write(PACKAGES | {

@@ -544,7 +544,7 @@ def test_worker_threads(velo: NodeVelo, project: Tree) -> None:
             parentPort.postMessage([Object.keys(require.cache).length, require.main === module, module.id]);
             parentPort.postMessage([process.argv[1] === __filename, new Error('here').stack]);
             parentPort.postMessage(require('./lib')());
-            if (workerData === 'throw') setTimeout(() => require('./throws'), 50); // Errors overtake messages.
+            if (workerData === 'throw') setTimeout(() => require('./throws'), 50); // After its messages.
             if (workerData === 'exit') process.exit(7);
             if (workerData === 'late') setTimeout(() => parentPort.postMessage(require('inner/y')), 5);
             if (workerData === 'nested')

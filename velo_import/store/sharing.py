@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A store that other accounts may read: what is opened to them, and what never is.
 
-Content (packs, loose blobs, manifests, indexes) is opened; the catalogue and `run/` stay private, because
-locks and learning are the owner's alone. Its surprise: the gate is the store's own folder. What is below it
-has always been readable, so that one change of mode shares everything and one takes it all back.
+Content (packs, loose blobs, manifests) is opened; the catalogue and `run/` stay private, because locks and
+learning are the owner's alone. Its surprise: the gate is the store's own folder. What is below it has always
+been readable, so that one change of mode shares everything and one takes it all back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def share(store: Store) -> list[Path]:
         for private in (store.run, store.catalogue):
             if private.exists():
                 os.chmod(private, CLOSED)
-        for part in (store.loose, store.packs, store.manifests, store.indexes):
+        for part in (store.loose, store.packs, store.manifests):
             for folder, _, _ in os.walk(part.parent):
                 os.chmod(folder, OPEN)
         os.chmod(store.home, OPEN)

@@ -15,6 +15,7 @@ app.post('/echo', (request, response) => response.status(201).send(request.body)
 app.use((error, request, response, next) => response.status(500).send(error.message));
 
 const server = app.listen(0, '127.0.0.1', async () => {
+  server.keepAliveTimeout = 0; // On a busy machine connections would be closed between two requests.
   const agent = new http.Agent({ keepAlive: true, maxSockets: 16 });
   const ask = (number) =>
     new Promise((resolve, reject) => {

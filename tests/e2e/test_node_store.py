@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node programs and a store that is full, read-only or somebody else's: they do what they do without it."""
+"""Node programs and a store that is full, read-only, somebody else's, gone, or written to by many at once:
+they do what they do without it.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -119,6 +122,65 @@ def run_environment(velo: NodeVelo) -> dict[str, str]:
     said = subprocess.run([*VELO, "run", "--", "env", "-0"], env=velo.velo_environment(), capture_output=True)
     pairs = (pair.split("=", 1) for pair in said.stdout.decode().split("\0") if pair)
     return {**dict(pairs), "VELO_STATS": str(velo.folder / "own.jsonl")}
+
+
+def test_many_programs_teach_at_once(velo: NodeVelo, project: Tree) -> None:
+    """Programs that start and end together, all with something to learn, while learners write: each answers
+    as plain Node does, and in the end all is learned and nothing unfinished is left.
+    """
+    environment = run_environment(velo)
+    answers = []
+    for turn in range(4):
+        project.write({f"part{turn}.js": f"module.exports = 'turn {turn}'.repeat({turn + 1})\n"})
+        for number in range(3):
+            project.write({f"own{turn}{number}.js": f"console.log(require('./app'), {number})\n"})
+        commands = [
+            [velo.python, name] for name in ("app.js", *(f"own{turn}{number}.js" for number in range(3)))
+        ] * 2
+        running = [
+            subprocess.Popen(
+                words,
+                cwd=velo.cwd,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for words in commands
+        ]
+        answers += [(*process.communicate(timeout=60), process.returncode) for process in running]
+        assert answers[-len(commands) :] == [velo.plain(words[1]).answer for words in commands]
+    velo.wait_learned()
+
+    assert velo.learn("app.js").answer == velo.plain("app.js").answer
+    assert velo.learn("own32.js").answer == velo.plain("own32.js").answer
+    assert velo.run("own32.js").served == MODULES + 2
+    left = [
+        path.name for path in velo.home.rglob("*") if path.name.startswith(".tmp") or path.suffix == ".units"
+    ]
+    assert not left
+
+
+def test_a_store_that_goes_while_a_program_runs(velo: NodeVelo, project: Tree) -> None:
+    """What is not yet read of a store that is removed comes from the sources."""
+    project.write(
+        {
+            "goes.js": """
+                require('./part1');
+                const { GOING } = process.env;
+                if (GOING) require('fs').rmSync(GOING, { recursive: true, force: true });
+                setTimeout(() => require('./app'), 5);
+                """
+        }
+    )
+    velo.same("goes.js", served=MODULES)
+    plain = velo.plain("goes.js")
+
+    result = velo.run("goes.js", env={"GOING": str(velo.home)})
+
+    assert result.answer == plain.answer
+    shutil.rmtree(velo.home, ignore_errors=True)
+    velo.same("goes.js", served=MODULES)
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2, 4])

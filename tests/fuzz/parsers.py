@@ -428,11 +428,14 @@ def _repair_node_index(data: bytes) -> bytes:
         return data
     data = data[: len(data) // 8 * 8]
     data = _put(data, 16, len(data).to_bytes(4, "little"))
-    return _put(data, 24, b"".join(half.to_bytes(4, "little") for half in node.checksum(data[32:])))
+    # Of the kind that it says it has.
+    check = node.checksum(data[32:], is_crc=int.from_bytes(data[28:32], "little") == node.CRC)
+    return _put(data, 24, b"".join(half.to_bytes(4, "little") for half in check))
 
 
 def _sample_node_indexes() -> Iterable[bytes]:
     yield node.encode(example_index())
+    yield node.encode(example_index()._replace(is_crc=False))
     yield node.encode(example_index("/日本/😀.js"))
 
 

@@ -142,6 +142,7 @@ def _velo_boot(folder, home):
 
     Does nothing where others may write to the store: what lies there is executed.
     """
+    import _imp
     import posix
     from time import perf_counter_ns
 
@@ -152,6 +153,9 @@ def _velo_boot(folder, home):
     native = _velo_native(folder[:-4] + "_native/core.abi3.so")
     codes, places = _velo_codes(folder, home, native)
     at_hand = [(codes, places)]
+    # They run in the middle of a program's imports, as the hook's modules do: under importlib's file name.
+    for function in (_velo_modules, _velo_codes, _velo_compiled):
+        _imp._fix_co_filename(function.__code__, "<frozen importlib._bootstrap_external>")
     load, is_compiled = _velo_modules(folder, home, native, at_hand)
     if not (native and places):
         # Later, another version may have been installed over this one.

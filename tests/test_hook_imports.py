@@ -69,6 +69,25 @@ def test_no_other_module_is_imported(tree: Tree, velo: Velo) -> None:
     assert set(accelerated) - set(plain) <= {"mmap", "sitecustomize", "marshal", "posix", "time"}
 
 
+@pytest.mark.core
+def test_tracers_see_no_file_of_ours(tree: Tree, velo: Velo) -> None:
+    """What is loaded late runs while a program imports; tracers are shown importlib's file name for it."""
+    tree.write({"part.py": "import dataclasses, json\n"})
+    program = """
+        import sys
+        seen = set()
+        sys.settrace(lambda frame, event, argument: seen.add(frame.f_code.co_filename.rpartition("/")[2]))
+        import part
+        sys.settrace(None)
+        print(sorted(name for name in seen if "site" in name or "velo" in name), "part.py" in seen)
+        """
+    tree.write({"app.py": program})
+    for _ in range(3):
+        done = velo.learn("app.py")
+        assert done.stdout == "[] True\n"
+    assert done.served >= 3
+
+
 def traced(command: list[str], environment: Mapping[str, str], cwd: Path, log: Path) -> list[str]:
     """File-related system calls of a command, one line each; memory is mapped by the same call as files."""
     subprocess.run(
